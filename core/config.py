@@ -1,0 +1,204 @@
+"""The sections of a run file, as frozen models. Plugins' own options are checked by their classes.
+
+This module imports neither torch nor transformers: ``trimtab validate`` answers at once.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from annotated_types import Ge, Gt, Lt
+from pydantic import ConfigDict, Field, model_validator
+from typing_extensions import Self
+
+from trimtab.core.options import Config
+
+PositiveInt = Annotated[int, Gt(0)]
+PositiveFloat = Annotated[float, Gt(0)]
+Share = Annotated[float, Ge(0), Lt(1)]
+
+
+class AdapterConfig(Config):
+    """A LoRA adapter: Hu et al. 2021, arXiv:2106.09685."""
+
+    rank: PositiveInt = 16
+    """Rank of the update of each adapted weight."""
+
+    alpha: PositiveFloat | None = None
+    """The update is scaled by alpha / rank; null is twice the rank."""
+
+    targets: Literal["all-linear"] | list[str] = "all-linear"
+    """Which modules get an update: all linear layers but the head, or names such as q_proj."""
+
+    dropout: Share = 0.0
+    """Dropout before the update, in passes with gradient only. 0 keeps runs exactly comparable."""
+
+
+class ModelConfig(Config):
+    """The base, how it is held, and the adapter that is trained on it."""
+
+    name: str = "smollm2-135m-instruct"
+    """A hub id, a local folder, or the embedded ``smollm2-135m-instruct``."""
+
+    start: str | None = None
+    """Start from this adapter and keep it as the reference: ``stages.NAME``, a run directory or a PEFT folder."""
+
+    quantization: Literal["nf4", "int8", "none"] = "nf4"
+    """How the frozen base is held (QLoRA: Dettmers et al. 2023, arXiv:2305.14314)."""
+
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Of the base and the computation; auto is bfloat16 on a GPU, float32 on a CPU. Adapters are always float32."""
+
+    adapter: AdapterConfig | None = AdapterConfig()
+    """null trains all weights, which needs ``quantization: none``."""
+
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass: less memory, about a third more time."""
+
+    prefix_sharing: bool | None = None
+    """Completions of one prompt share one copy of it; null measures at start whether that is exact here."""
+
+    trust_remote_code: bool = False
+    """Run Python code that comes with the model. Only for models whose authors you trust."""
+
+    @model_validator(mode="after")
+    def _full_training_is_not_quantized(self) -> Self:
+        if self.adapter is None and self.quantization != "none":
+            raise ValueError(
+                "adapter: null trains the base itself, and a quantized base cannot be trained: "
+                "set quantization: none, or give an adapter"
+            )
+        return self
+
+
+class DataConfig(Config):
+    """Where rows come from, and which of them are used."""
+
+    train: str
+    """A file (JSON, JSONL, CSV, Parquet), a folder, a datasets id, or rotten-tomatoes[/view]."""
+
+    eval: str | None = None
+    """Held-out rows, as ``train``; null keeps ``holdout`` of the training rows aside, by prompt."""
+
+    holdout: Share = 0.1
+    """Share of the prompts kept aside for evaluation when ``eval`` is null and the data has no split of its own."""
+
+    limit: PositiveInt | None = None
+    """Use only so many training rows, the first after shuffling."""
+
+    eval_limit: PositiveInt | None = 256
+    """Use only so many held-out rows."""
+
+    columns: dict[str, str] = Field(default_factory=dict)
+    """Our name of a column -> its name in the file, such as ``prompt: question``."""
+
+    max_prompt_tokens: PositiveInt = 1024
+    """Longer prompts are dropped or cut at their start."""
+
+    max_completion_tokens: PositiveInt = 1024
+    """Longer completions are dropped or cut at their end."""
+
+    overlong: Literal["drop", "truncate"] = "drop"
+    """What happens to what is longer. Every row is counted either way."""
+
+    max_dropped: Annotated[float, Ge(0)] = 0.1
+    """A larger share of dropped rows stops the run before it trains."""
+
+
+class RolloutConfig(Config):
+    """How completions are sampled, in training and in evaluation."""
+
+    max_new_tokens: PositiveInt = 64
+    """Longer completions are cut, and count as truncated."""
+
+    temperature: PositiveFloat = 1.0
+    """Divides the logits, in every log-prob too."""
+
+
+class TrainConfig(Config):
+    """The loop and the optimizer."""
+
+    steps: PositiveInt | None = None
+    """Batches of ``rows`` to collect; give this or ``epochs``."""
+
+    epochs: PositiveInt | None = None
+    """Passes over the data; one when neither is given."""
+
+    rows: PositiveInt = 32
+    """Rows (pairs, or samples) in the batch of a step, over all processes."""
+
+    micro_tokens: PositiveInt = 2048
+    """Tokens, padding included, in one forward. It changes memory and speed, never the gradient."""
+
+    learning_rate: PositiveFloat = 1e-4
+    """Of AdamW, at the top of the schedule."""
+
+    schedule: Literal["linear", "cosine", "constant", "constant_with_warmup"] = "linear"
+    """Of the learning rate, from transformers."""
+
+    warmup: Annotated[float, Ge(0)] = 0.1
+    """Share of the steps when below 1, else a number of steps."""
+
+    weight_decay: Annotated[float, Ge(0)] = 0.0
+    """Decoupled (AdamW)."""
+
+    max_grad_norm: PositiveFloat = 1.0
+    """Gradients are clipped to this global norm, for each role."""
+
+    optimizer: Literal["adamw", "adamw_8bit", "paged_adamw_8bit"] = "adamw"
+    """States are float32, unless an 8-bit one is asked for."""
+
+    seed: Annotated[int, Ge(0)] = 0
+    """Of everything random: the order of rows, the adapter's start, dropout, samples."""
+
+    checkpoint_every: PositiveInt = 50
+    """Steps between two checkpoints."""
+
+    keep: PositiveInt = 2
+    """How many checkpoints stay on disk."""
+
+    eval_every: PositiveInt | None = None
+    """Steps between two evaluations; null evaluates at the start and at the end."""
+
+    eval_samples: Annotated[int, Ge(0)] = 64
+    """Held-out prompts that are answered in an evaluation; below 64 no KL is reported."""
+
+    @model_validator(mode="after")
+    def _steps_or_epochs(self) -> Self:
+        if self.steps is not None and self.epochs is not None:
+            raise ValueError("give steps or epochs, not both")
+        return self
+
+
+class Selected(Config):
+    """A plugin by name, with its options beside the name. The registry checks the options."""
+
+    model_config = ConfigDict(extra="allow")
+
+    name: str
+    """Which plugin."""
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What stands beside the name."""
+        return dict(self.model_extra or {})
+
+
+class RunFile(Config):
+    """One run: what ``trimtab train`` reads, and what the resolved ``config.yaml`` holds."""
+
+    model: ModelConfig = ModelConfig()
+    data: DataConfig
+    objective: Selected
+    reward: list[Selected] = Field(default_factory=list)
+    reference: Selected = Selected(name="adapter_off")
+    source: Selected | None = None
+    judge: Selected | None = None
+    rollout: RolloutConfig = RolloutConfig()
+    train: TrainConfig = TrainConfig()
+    trackers: list[Selected] = Field(default_factory=list)
+    plugins: list[str] = Field(default_factory=list)
+    """Python files with plugins that are not installed, relative to this file."""
+
+    run: str | None = None
+    """Where the run directory is made; null makes one under ``runs/``."""

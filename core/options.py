@@ -1,0 +1,20 @@
+"""The base of every options class. It imports no torch, so that the command line starts fast."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict
+
+
+class Config(BaseModel):
+    """Options of one plugin or section: frozen, typed, and no unknown keys.
+
+    A docstring under a field is its description in ``trimtab describe`` and in the JSON Schema.
+    """
+
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        strict=True,
+        allow_inf_nan=False,
+        use_attribute_docstrings=True,
+    )

@@ -1,0 +1,83 @@
+"""Where rows come from: the only difference between offline and online objectives."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Generic
+
+from typing_extensions import TypeVar
+
+from trimtab.core.batches import Batch
+from trimtab.core.config import DataConfig, RolloutConfig
+from trimtab.core.options import Config
+
+if TYPE_CHECKING:
+    from trimtab.core.policy import Policy
+
+C = TypeVar("C", bound=Config, default=Any)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a source is told of the run it serves."""
+
+    batch: type[Batch]
+    """The kind of rows that the objective learns from."""
+
+    data: DataConfig
+    tokenizer: Any
+    """A transformers tokenizer, with its chat template."""
+
+    seed: int
+    rollout: RolloutConfig
+
+
+class Source(ABC, Generic[C]):
+    """Gives the loop its rows: the next ones of a data set, or generated and scored ones.
+
+    Every process of a run calls ``collect`` alike and gets the same whole batch.
+    """
+
+    name: ClassVar[str]
+    options: ClassVar[type[Config]]
+
+    fixed: ClassVar[bool] = False
+    """Rows come from a data set, so what is computed of them may be cached on disk."""
+
+    def __init__(self, config: C) -> None:
+        self.config = config
+
+    @classmethod
+    @abstractmethod
+    def serves(cls, batch: type[Batch]) -> bool:
+        """Can it make batches of this kind?"""
+
+    @abstractmethod
+    def open(self, setting: Setting) -> None:
+        """Read what there is to read. Raises ``UserError`` with every fault of the data."""
+
+    @abstractmethod
+    def collect(self, policy: Policy, rows: int) -> Batch:
+        """The next rows, at most so many, without computed columns. An epoch's last batch may be smaller."""
+
+    @abstractmethod
+    def held_out(self) -> Batch | None:
+        """The rows kept aside for evaluation, or None where there are none."""
+
+    def steps_per_epoch(self, rows: int) -> int | None:
+        """How many batches one pass over the data makes; None where there is no such thing."""
+        return None
+
+    def describe(self) -> Mapping[str, Any]:
+        """What was read, kept and dropped, as JSON for the run directory."""
+        return {}
+
+    @abstractmethod
+    def state(self) -> dict[str, Any]:
+        """The position, as JSON for a checkpoint."""
+
+    @abstractmethod
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from a position that ``state()`` gave."""

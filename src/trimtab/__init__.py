@@ -1,0 +1,69 @@
+"""Alignment objectives as plugins over one training loop.
+
+Names are loaded when they are first used, so that ``import trimtab`` does not import torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from trimtab.core.batches import (
+        Batch,
+        Demonstrations,
+        Labelled,
+        Pairs,
+        Rollouts,
+        Sequences,
+    )
+    from trimtab.core.hookspecs import hookimpl
+    from trimtab.core.judge import Judge
+    from trimtab.core.objective import Loss, Needs, Objective, Term, Updates
+    from trimtab.core.options import Config
+    from trimtab.core.reference import Reference
+    from trimtab.core.reward import Reward, Score
+    from trimtab.core.source import Source
+
+_HOMES = {
+    "batches": ("Batch", "Demonstrations", "Labelled", "Pairs", "Rollouts", "Sequences"),
+    "hookspecs": ("hookimpl",),
+    "judge": ("Judge",),
+    "objective": ("Loss", "Needs", "Objective", "Term", "Updates"),
+    "options": ("Config",),
+    "reference": ("Reference",),
+    "reward": ("Reward", "Score"),
+    "source": ("Source",),
+}
+_HOME = {name: f"trimtab.core.{home}" for home, names in _HOMES.items() for name in names}
+
+__all__ = [
+    "Batch",
+    "Config",
+    "Demonstrations",
+    "Judge",
+    "Labelled",
+    "Loss",
+    "Needs",
+    "Objective",
+    "Pairs",
+    "Reference",
+    "Reward",
+    "Rollouts",
+    "Score",
+    "Sequences",
+    "Source",
+    "Term",
+    "Updates",
+    "hookimpl",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'trimtab' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    return __all__
