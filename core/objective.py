@@ -61,7 +61,7 @@ class Term:
     """The stream of rows it is computed on."""
 
     weight: str = "rows"
-    """``rows``, ``tokens`` (of the leading sequences), or the name of a prepared column."""
+    """``rows``, ``tokens`` (of the first sequences), ``tokens:NAME``, or a prepared column."""
 
     scale: float = 1.0
 

@@ -1,0 +1,88 @@
+"""The processes of a run. accelerate does the talking; here is only what the loop asks of it.
+
+Every process holds the whole batch, runs the model on its share of the rows, and adds up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+class Processes:
+    """One process, alone."""
+
+    rank = 0
+    count = 1
+
+    @property
+    def main(self) -> bool:
+        """Does this one write files?"""
+        return self.rank == 0
+
+    def share(self, rows: int) -> Tensor:
+        """Row numbers of this process: every count-th."""
+        return torch.arange(self.rank, rows, self.count)
+
+    def sum(self, tensor: Tensor) -> Tensor:
+        """The sum over all processes."""
+        return tensor
+
+    def sum_gradients(self, parameters: Iterable[torch.nn.Parameter]) -> None:
+        """Replace every gradient by its sum over all processes."""
+
+    def gather(self, value: Any) -> list[Any]:
+        """Everyone's small object, in order of rank."""
+        return [value]
+
+    def wait(self) -> None:
+        """Until all are here."""
+
+
+class Accelerated(Processes):
+    """Several processes, as ``accelerate launch`` or ``torchrun`` started them."""
+
+    def __init__(self, accelerator: Any) -> None:
+        self.accelerator = accelerator
+        self.rank = accelerator.process_index
+        self.count = accelerator.num_processes
+
+    def sum(self, tensor: Tensor) -> Tensor:
+        """The sum over all processes."""
+        moved = tensor.to(self.accelerator.device)
+        return self.accelerator.reduce(moved, reduction="sum").to(tensor.device)  # type: ignore[no-any-return]
+
+    def sum_gradients(self, parameters: Iterable[torch.nn.Parameter]) -> None:
+        """One exchange for all gradients. A process without rows of its own adds zeros."""
+        trained = list(parameters)
+        for parameter in trained:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+        grads = [p.grad for p in trained if p.grad is not None]
+        total = self.sum(torch.cat([grad.flatten() for grad in grads]))
+        for grad, part in zip(grads, total.split([grad.numel() for grad in grads]), strict=True):
+            grad.copy_(part.view_as(grad))
+
+    def gather(self, value: Any) -> list[Any]:
+        """Everyone's small object, in order of rank."""
+        from accelerate.utils import gather_object
+
+        return list(gather_object([value]))
+
+    def wait(self) -> None:
+        """Until all are here."""
+        self.accelerator.wait_for_everyone()
+
+
+def processes() -> Processes:
+    """Those of this launch: alone, unless a launcher started several."""
+    import os
+
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return Processes()
+    from accelerate import Accelerator
+
+    return Accelerated(Accelerator(cpu=not torch.cuda.is_available()))
