@@ -80,6 +80,11 @@ class Sequences:
         return _declared(self.maybe_values_NT, "values_NT", remedy)
 
     @property
+    def policy_N(self) -> Tensor:
+        """log pi(y|x) of the whole completion, in nats."""
+        return self.policy_NT.masked_fill(~self.mask_NT, 0.0).sum(-1)
+
+    @property
     def logratio_NT(self) -> Tensor:
         """log pi/pi_ref of each token, 0 outside the mask."""
         return (self.policy_NT - self.reference_NT).masked_fill(~self.mask_NT, 0.0)
