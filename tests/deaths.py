@@ -1,0 +1,66 @@
+"""Kill a forked process at any one of the instants at which it changes the disk."""
+
+from __future__ import annotations
+
+import os
+import stat
+import sys
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+DIED = 77
+_CHANGES = {"os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.truncate", "os.link"}
+_WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
+
+
+def fork(action: Callable[[], object]) -> int:
+    """Run the action in a forked process; its exit status, 1 with a traceback if it raised."""
+    pid = os.fork()
+    if pid:
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    status = 1
+    try:
+        action()
+        status = 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(status)
+
+
+def dies_at(event: int, action: Callable[[], object]) -> bool:
+    """Run the action in a fork that dies just before its event-th change of the disk.
+
+    Changes are: opening a file to write, mkdir, rename, replace, unlink, rmdir, truncate, fsync.
+    At the fsync of a file half of what was written to it is lost too. False: it ended before.
+    """
+    status = fork(lambda: _doomed(event, action))
+    assert status in (0, DIED), f"the action failed before event {event}"
+    return status == DIED
+
+
+def _doomed(event: int, action: Callable[[], object]) -> None:
+    events = 0
+    fsync = os.fsync
+
+    def count() -> bool:
+        nonlocal events
+        events += 1
+        return events == event
+
+    def audit(name: str, arguments: tuple[Any, ...]) -> None:
+        if (name in _CHANGES or (name == "open" and arguments[2] & _WRITING)) and count():
+            os._exit(DIED)
+
+    def dying_fsync(descriptor: int) -> None:
+        if count():
+            status = os.fstat(descriptor)
+            if stat.S_ISREG(status.st_mode):
+                os.truncate(os.readlink(f"/proc/self/fd/{descriptor}"), status.st_size // 2)
+            os._exit(DIED)
+        fsync(descriptor)
+
+    os.fsync = dying_fsync
+    sys.addaudithook(audit)
+    action()
