@@ -92,7 +92,7 @@ class DPO(Objective[Pairs, DPOConfig]):
         """One value a pair: its loss in both orders, weighed by its label."""
         chosen_N = self._reward_N(batch.chosen, batch.rejected)
         rejected_N = self._reward_N(batch.rejected, batch.chosen)
-        label_N = self._label_N(batch).to(chosen_N)
+        label_N = self._label_N(batch, torch.ones_like(chosen_N))
         if self.config.loss == "exo_pair":
             value_N = f.exo(chosen_N - rejected_N, label_N)
         else:
@@ -126,19 +126,19 @@ class DPO(Objective[Pairs, DPOConfig]):
             case _:
                 return f.logistic(margin_N)
 
-    def _label_N(self, batch: Pairs) -> Tensor:
+    def _label_N(self, batch: Pairs, certain_N: Tensor) -> Tensor:
         """P(chosen is better) that the loss is weighed with."""
         given_N = batch.preference_N
-        label_N = torch.ones_like(batch.chosen.count_N) if given_N is None else given_N
+        label_N = certain_N if given_N is None else given_N.to(certain_N)
         change = f.unflipped if self.config.loss == "robust" else f.flipped
         return change(label_N, self.config.label_smoothing)
 
     def _reward_N(self, own: Sequences, other: Sequences) -> Tensor:
         """The implicit reward of each completion of one side of the pairs."""
         alpha = self.config.length_desensitised
-        weight_NT = f.head_and_tail(own.mask_NT, other.count_N, alpha)
         logratio_NT = self._logratio_NT(own)
-        reward_N = self.config.beta * (logratio_NT * weight_NT.to(logratio_NT)).sum(-1)
+        sum_N = f.desensitised_sum(logratio_NT, own.mask_NT, other.count_N, alpha)
+        reward_N = self.config.beta * sum_N
         if self._means:
             return reward_N / own.count_N.clamp(min=1)
         return reward_N

@@ -52,26 +52,32 @@ def unflipped(label_N: Tensor, share: float) -> Tensor:
     return (label_N - share) / (1 - 2 * share)
 
 
-def head_and_tail(mask_NT: Tensor, other_count_N: Tensor, alpha: float) -> Tensor:
-    """Weights that discount what a completion has beyond the length of its pair's other one.
+def desensitised_sum(
+    logratio_NT: Tensor, mask_NT: Tensor, other_count_N: Tensor, alpha: float
+) -> Tensor:
+    """The sum over a completion, discounting what it has beyond the length of its pair's other one.
 
-        1 on the first min(n, n_other) trained tokens, alpha on the others
+        sum over the first min(n, n_other) trained tokens + alpha * sum over the others
 
     Liu et al. 2024 (LD-DPO), arXiv:2409.06411.
 
     Args:
+        logratio_NT: one number a token.
         mask_NT: bool; True on trained tokens.
         other_count_N: how many tokens of the other completion are trained.
         alpha: 1 keeps the tail, 0 leaves it out.
 
     Returns:
-        [N, T] in float32, 0 outside the mask.
+        Sums [N].
 
-    >>> head_and_tail(torch.tensor([[True, True, True, False]]), torch.tensor([2]), 0.5)
-    tensor([[1.0000, 1.0000, 0.5000, 0.0000]])
+    >>> mask_NT = torch.tensor([[True, True, True, False]])
+    >>> desensitised_sum(torch.tensor([[1., 2., 4., 8.]]), mask_NT, torch.tensor([2]), 0.5)
+    tensor([5.])
     """
     tail_NT = mask_NT.cumsum(-1) > other_count_N[:, None]
-    return torch.where(tail_NT, alpha, 1.0) * mask_NT
+    head_N = logratio_NT.masked_fill(~mask_NT | tail_NT, 0.0).sum(-1)
+    tail_N = logratio_NT.masked_fill(~mask_NT | ~tail_NT, 0.0).sum(-1)
+    return head_N + alpha * tail_N
 
 
 def logistic(margin_N: Tensor) -> Tensor:
@@ -110,7 +116,7 @@ def hinge(margin_N: Tensor) -> Tensor:
     >>> hinge(torch.tensor([-1.0, 0.75, 2.0]))
     tensor([2.0000, 0.2500, 0.0000])
     """
-    return (1 - margin_N).relu()
+    return torch.relu(1 - margin_N)
 
 
 def ipo(margin_N: Tensor, beta: float) -> Tensor:
@@ -150,8 +156,8 @@ def exo(margin_N: Tensor, label_N: Tensor) -> Tensor:
     >>> exo(torch.tensor([0.0]), torch.tensor([0.75]))  # (log(2/3) + log 2) / 2
     tensor([0.1438])
     """
-    win_N = margin_N.sigmoid() * (logsigmoid(margin_N) - label_N.log())
-    lose_N = (-margin_N).sigmoid() * (logsigmoid(-margin_N) - (1 - label_N).log())
+    win_N = torch.sigmoid(margin_N) * (logsigmoid(margin_N) - label_N.log())
+    lose_N = torch.sigmoid(-margin_N) * (logsigmoid(-margin_N) - (1 - label_N).log())
     return win_N + lose_N
 
 
@@ -214,7 +220,7 @@ def apo_zero(chosen_N: Tensor, rejected_N: Tensor) -> Tensor:
     >>> apo_zero(torch.tensor([1.0]), torch.tensor([0.0]))  # 1 - 0.7311 + 0.5
     tensor([0.7689])
     """
-    return (-chosen_N).sigmoid() + rejected_N.sigmoid()
+    return torch.sigmoid(-chosen_N) + torch.sigmoid(rejected_N)
 
 
 def apo_down(chosen_N: Tensor, rejected_N: Tensor) -> Tensor:
@@ -234,7 +240,7 @@ def apo_down(chosen_N: Tensor, rejected_N: Tensor) -> Tensor:
     >>> apo_down(torch.tensor([1.0]), torch.tensor([0.0]))  # 0.7311 + 1 - 0.7311
     tensor([1.])
     """
-    return chosen_N.sigmoid() + (rejected_N - chosen_N).sigmoid()
+    return torch.sigmoid(chosen_N) + torch.sigmoid(rejected_N - chosen_N)
 
 
 def discopop(margin_N: Tensor, tau: float) -> Tensor:
@@ -255,5 +261,5 @@ def discopop(margin_N: Tensor, tau: float) -> Tensor:
     tensor([0.8466])
     """
     logit_N = margin_N / tau
-    exponential_N = (logsigmoid(logit_N) - margin_N).exp()
-    return (-logit_N).sigmoid() * logistic(margin_N) + exponential_N
+    exponential_N = torch.exp(logsigmoid(logit_N) - margin_N)
+    return torch.sigmoid(-logit_N) * logistic(margin_N) + exponential_N
