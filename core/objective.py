@@ -98,7 +98,7 @@ class Objective(Generic[B, C]):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        for base in getattr(cls, "__orig_bases__", ()):
+        for base in vars(cls).get("__orig_bases__", ()):
             if get_origin(base) is Objective:
                 cls.data, cls.options = get_args(base)
 
