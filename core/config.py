@@ -5,11 +5,10 @@ This module imports neither torch nor transformers: ``trimtab validate`` answers
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from annotated_types import Ge, Gt, Lt
 from pydantic import ConfigDict, Field, model_validator
-from typing_extensions import Self
 
 from trimtab.core.options import Config
 
@@ -41,13 +40,19 @@ class ModelConfig(Config):
     """A hub id, a local folder, or the embedded ``smollm2-135m-instruct``."""
 
     start: str | None = None
-    """Start from this adapter and keep it as the reference: ``stages.NAME``, a run directory or a PEFT folder."""
+    """Start from this adapter, and keep it as the reference.
+
+    ``stages.NAME``, a run directory or a PEFT folder.
+    """
 
     quantization: Literal["nf4", "int8", "none"] = "nf4"
     """How the frozen base is held (QLoRA: Dettmers et al. 2023, arXiv:2305.14314)."""
 
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Of the base and the computation; auto is bfloat16 on a GPU, float32 on a CPU. Adapters are always float32."""
+    """Of the base and the computation; auto is bfloat16 on a GPU, float32 on a CPU.
+
+    Adapters are always float32.
+    """
 
     adapter: AdapterConfig | None = AdapterConfig()
     """null trains all weights, which needs ``quantization: none``."""
@@ -56,7 +61,7 @@ class ModelConfig(Config):
     """Recompute activations in the backward pass: less memory, about a third more time."""
 
     prefix_sharing: bool | None = None
-    """Completions of one prompt share one copy of it; null measures at start whether that is exact here."""
+    """Completions of one prompt share one copy of it; null measures whether that is exact here."""
 
     trust_remote_code: bool = False
     """Run Python code that comes with the model. Only for models whose authors you trust."""
@@ -78,10 +83,13 @@ class DataConfig(Config):
     """A file (JSON, JSONL, CSV, Parquet), a folder, a datasets id, or rotten-tomatoes[/view]."""
 
     eval: str | None = None
-    """Held-out rows, as ``train``; null keeps ``holdout`` of the training rows aside, by prompt."""
+    """Held-out rows, as ``train``; null keeps ``holdout`` of the training rows, by prompt."""
 
     holdout: Share = 0.1
-    """Share of the prompts kept aside for evaluation when ``eval`` is null and the data has no split of its own."""
+    """Share of the prompts kept aside for evaluation.
+
+    Used when ``eval`` is null and the data has no split of its own.
+    """
 
     limit: PositiveInt | None = None
     """Use only so many training rows, the first after shuffling."""
@@ -128,7 +136,7 @@ class TrainConfig(Config):
     """Rows (pairs, or samples) in the batch of a step, over all processes."""
 
     micro_tokens: PositiveInt = 2048
-    """Tokens, padding included, in one forward. It changes memory and speed, never the gradient."""
+    """Tokens, padding included, in a forward. It changes memory and speed, never the gradient."""
 
     learning_rate: PositiveFloat = 1e-4
     """Of AdamW, at the top of the schedule."""
@@ -184,13 +192,20 @@ class Selected(Config):
         return dict(self.model_extra or {})
 
 
+class SelectedReward(Selected):
+    """A reward by name, and what it counts among the others."""
+
+    weight: float = 1.0
+    """The rewards' scores are added up with these weights."""
+
+
 class RunFile(Config):
     """One run: what ``trimtab train`` reads, and what the resolved ``config.yaml`` holds."""
 
     model: ModelConfig = ModelConfig()
     data: DataConfig
     objective: Selected
-    reward: list[Selected] = Field(default_factory=list)
+    reward: list[SelectedReward] = Field(default_factory=list)
     reference: Selected = Selected(name="adapter_off")
     source: Selected | None = None
     judge: Selected | None = None

@@ -23,10 +23,10 @@ class RunError(TrimtabError, RuntimeError):
 
 
 def suggestion(name: str, known: Iterable[str]) -> str:
-    """`` Did you mean 'dpo'?``, or nothing when no known name is near.
+    """`` Did you mean 'train'?``, or nothing when no known name is near.
 
-    >>> suggestion("dpoo", ["sft", "dpo"])
-    " Did you mean 'dpo'?"
+    >>> suggestion("trian", ["model", "train"])
+    " Did you mean 'train'?"
     """
     near = difflib.get_close_matches(name, list(known), n=1)
     return f" Did you mean {near[0]!r}?" if near else ""

@@ -1,0 +1,193 @@
+"""Run files: YAML text -> a plan of checked runs, or every error at once.
+
+Each error says where it is: ``run.yaml:4: train.stpes: unknown key. Did you mean 'steps'?``
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from pydantic import BaseModel
+
+from trimtab.core.config import RunFile
+from trimtab.core.errors import UserError
+from trimtab.core.explain import check
+from trimtab.core.overrides import override
+from trimtab.core.stages import split
+from trimtab.core.yamlfile import MAX_BYTES, Fault, Node, Origin, read, write
+
+KINDS = {
+    "objective": "objective",
+    "reward": "reward",
+    "reference": "reference",
+    "source": "source",
+    "judge": "judge",
+    "trackers": "tracker",
+}
+"""The sections that name a plugin, or hold a list of such sections, and the plugin's kind."""
+
+
+RESERVED = {"reward": ("name", "weight")}
+"""Keys of a plugin's section that are not its options, where ``name`` is not the only one."""
+
+ELSEWHERE = tuple(
+    f"{section}.{key}"
+    for section, field in RunFile.model_fields.items()
+    if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
+    for key in field.annotation.model_fields
+)
+"""``train.learning_rate`` and so on: what an unknown key at the top may have been meant for."""
+
+
+class Registry(Protocol):
+    """What checks the plugins' sections: it finds classes by name."""
+
+    def find(self, kind: str, name: str) -> type[Any]:
+        """The class; ``PluginError`` when there is none that can be used."""
+
+    def names(self, kind: str) -> list[str]:
+        """Every name of this kind that can be used."""
+
+    def add_file(self, path: Path) -> None:
+        """Load a plugin from a Python file; ``PluginError`` when it cannot be used."""
+
+
+class RunFileError(UserError):
+    """All that is wrong with a run file, one line each."""
+
+    def __init__(self, faults: Iterable[Fault]) -> None:
+        self.faults = tuple(faults)
+        self.errors = [str(fault) for fault in self.faults]
+        """``FILE:LINE: key: message`` each."""
+        super().__init__("\n".join(self.errors))
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One run of a run file."""
+
+    name: str | None
+    """None where the file has no ``stages``."""
+
+    run: RunFile
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A checked run file: its runs, in their order."""
+
+    path: Path
+    text: str
+    stages: tuple[Stage, ...]
+
+
+def load(path: str | Path, overrides: Iterable[str], registry: Registry) -> Plan:
+    """The plan that a run file and ``a.b=c`` overrides make, or ``RunFileError`` with every fault.
+
+    The runs are resolved: every option of every plugin has its value, and the paths in
+    ``plugins`` are absolute.
+    """
+    path = Path(path)
+    text = _text(path)
+    root, faults = read(text, str(path))
+    if isinstance(root.value, dict) or (root.value is None and not faults):
+        for each in overrides:
+            root = override(root, each, faults)
+        root = _load_plugins(root, path.parent, registry, faults)
+        runs = [(name, _run(node, registry, faults)) for name, node in split(root, faults)]
+    elif not faults:
+        faults.append(Fault(root.origin, "yaml", "a run file holds sections such as 'objective:'"))
+    if faults:
+        raise RunFileError(_in_order(faults))
+    return Plan(path, text, tuple(Stage(name, run) for name, run in runs if run))
+
+
+def dump(run: RunFile) -> str:
+    """The YAML of a resolved run; ``load`` gives an equal one.
+
+    A ``stages.NAME`` in it must have been replaced by what that stage made.
+    """
+    return write(run.model_dump(mode="json"))
+
+
+def _text(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise UserError(f"cannot read the run file {path}: {error.strerror}") from None
+    if len(data) > MAX_BYTES:
+        said = f"the file is larger than {MAX_BYTES >> 20} MiB"
+        raise RunFileError([Fault(Origin(str(path), 1), "yaml", said)])
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        origin = Origin(str(path), data.count(b"\n", 0, error.start) + 1)
+        raise RunFileError([Fault(origin, "yaml", "this is not UTF-8 text")]) from None
+
+
+def _load_plugins(root: Node, folder: Path, registry: Registry, faults: list[Fault]) -> Node:
+    """Load the local files, and write their absolute paths in their place."""
+    section = root.child("plugins")
+    if section is None or not isinstance(section.value, list):
+        return root
+    files = []
+    for item in section.value:
+        if isinstance(item.value, str):
+            path = (folder / item.value).resolve()
+            try:
+                registry.add_file(path)
+            except UserError as error:
+                faults.append(Fault(item.origin, item.key, str(error)))
+            item = item.having(str(path))
+        files.append(item)
+    return root.having({**root.value, "plugins": section.having(files)})
+
+
+def _run(node: Node, registry: Registry, faults: list[Fault]) -> RunFile | None:
+    """The run that these sections make, with its plugins' options checked and complete."""
+    plain = node.plain() or {}
+    run, found = check(RunFile, node, plain, also=("stages", *ELSEWHERE))
+    faults.extend(found)
+    if run is not None:
+        plain = run.model_dump(mode="json", by_alias=True)
+    for section, kind in KINDS.items():
+        here = node.child(section) or Node(None, node.origin, section)
+        if isinstance(plain.get(section), list):
+            plain[section] = [
+                _options(kind, item, here.child(index) or here, registry, faults)
+                for index, item in enumerate(plain[section])
+            ]
+        elif plain.get(section) is not None:
+            plain[section] = _options(kind, plain[section], here, registry, faults)
+    return None if run is None or faults else check(RunFile, node, plain)[0]
+
+
+def _options(
+    kind: str, section: Any, node: Node, registry: Registry, faults: list[Fault]
+) -> Mapping[str, Any]:
+    """A plugin's section with all its options, each checked by the plugin's own class."""
+    if not isinstance(section, dict) or not isinstance(section.get("name"), str):
+        return {}  # a fault already
+    ours = {key: section[key] for key in RESERVED.get(kind, ("name",)) if key in section}
+    try:
+        cls = registry.find(kind, section["name"])
+    except UserError as error:
+        name = node.child("name") or node
+        faults.append(Fault(name.origin, name.key, str(error)))
+        return {}
+    given = {key: value for key, value in section.items() if key not in ours}
+    options, found = check(cls.options, node, given)
+    faults.extend(found)
+    return {**ours, **(options.model_dump(mode="json", by_alias=True) if options else {})}
+
+
+def _in_order(faults: Iterable[Fault]) -> list[Fault]:
+    """By line, overrides first. A value that is wrong in several ways or stages is told once."""
+    first: dict[tuple[str, str], Fault] = {}
+    for fault in faults:
+        first.setdefault((str(fault.origin), fault.key), fault)
+    return sorted(first.values(), key=lambda fault: fault.origin.line or 0)
