@@ -8,11 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import torch
 from torch import Tensor
-from typing_extensions import Self
 
 
 class NotDeclared(AttributeError):
@@ -42,7 +41,7 @@ class Sequences:
     """Prompt token ids."""
 
     prompt_length_N: Tensor
-    """How many of the P are real; at least 1, for the first completion token needs a predecessor."""
+    """How many of the P are real; at least 1, for a token is predicted from the one before."""
 
     length_N: Tensor
     """How many of the T are real."""
@@ -99,6 +98,9 @@ class Sequences:
         """How many tokens of each row are trained."""
         return self.mask_NT.sum(-1)
 
+    def __getitem__(self, rows: Tensor) -> Self:
+        return _map(self, lambda tensor: tensor[rows])  # type: ignore[no-any-return]
+
     def __len__(self) -> int:
         return len(self.tokens_NT)
 
@@ -132,7 +134,7 @@ class Batch:
 
     def map(self, change: Callable[[Tensor], Tensor]) -> Self:
         """The same batch with every tensor in it changed."""
-        return _map(self, change)
+        return _map(self, change)  # type: ignore[no-any-return]
 
     def with_sequences(self, sequences: Mapping[str, Sequences]) -> Self:
         """The same rows, with these fields in place of theirs."""
@@ -179,7 +181,7 @@ class Pairs(Batch):
 
 @dataclass(frozen=True)
 class Labelled(Batch):
-    """N single completions with a thumbs up or down, and N mismatched ones to estimate a KL from."""
+    """N completions with a thumbs up or down, and N mismatched ones to estimate a KL from."""
 
     responses: Sequences
     desirable_N: Tensor

@@ -38,6 +38,9 @@ class Needs:
     tokenwise: Mapping[str, Tokenwise] = field(default_factory=dict)
     """Functions evaluated where the distribution over V exists, such as an entropy."""
 
+    tokenwise_reference: bool = False
+    """Give them the reference's distribution too; it costs a reference pass a micro-batch."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Updates:

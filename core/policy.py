@@ -43,5 +43,11 @@ class Policy(Protocol):
         ``skip`` names sequences that the passes to come leave out.
         """
 
+    def halve(self) -> None:
+        """Cut micro-batches of half the size from now on; ``RunError`` when that cannot be."""
+
+    def fingerprint(self, role: str) -> str | None:
+        """What determines a role's log-probs beside the tokens; None: they change, or are unknown."""
+
     def trained(self) -> Mapping[str, list[torch.nn.Parameter]]:
         """The trained parameters of each role."""

@@ -1,0 +1,179 @@
+"""Evaluation within a run: held-out rows, and completions sampled from the current policy."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from trimtab.core.batches import Batch, Demonstrations, Sequences
+from trimtab.core.columns import annotate, forward, prepare
+from trimtab.core.config import RolloutConfig
+from trimtab.core.gradient import weights
+from trimtab.core.layout import rows_of
+from trimtab.core.lm import LanguageModel
+from trimtab.core.measures import Column, Measure, measure, of_batch, rows
+from trimtab.core.objective import Loss, Needs, Objective, Term
+from trimtab.core.policy import POLICY
+from trimtab.core.reference import Reference
+from trimtab.core.sampling import Completion, as_sequences, sample, uniforms
+
+FEWEST_FOR_KL = 64
+"""A KL is an expectation under the current policy; fewer samples are too few to say one."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What an evaluation found."""
+
+    measures: Mapping[str, Measure]
+    samples: list[dict[str, Any]]
+
+
+@torch.no_grad()
+def evaluate(
+    model: LanguageModel,
+    objective: Objective,
+    reference: Reference | None,
+    live: Reference | None,
+    held_out: Batch,
+    *,
+    tokenizer: Any,
+    stops: frozenset[int],
+    rollout: RolloutConfig,
+    samples: int,
+    seed: int,
+) -> Evaluation:
+    """Measures of the held-out rows, and of ``samples`` answers to their prompts.
+
+    Every evaluation of a run draws with the same random streams, so that two of them differ by
+    the policy and not by luck. ``reference`` may be a cached one; ``live`` is the one behind it,
+    for completions that no cache knows.
+    """
+    columns = _on_rows(model, objective, reference, held_out)
+    prompts = _prompts(held_out)[:samples]
+    answers: list[dict[str, Any]] = []
+    if prompts:
+        drawn = uniforms(seed, 0, range(len(prompts)), rollout.max_new_tokens)
+        with model.role(POLICY):
+            completions = sample(
+                model, prompts, drawn, stops=stops, temperature=rollout.temperature
+            )
+        columns |= _on_samples(model, live, completions, rollout.temperature)
+        answers = [
+            {
+                "row": row,
+                "prompt": tokenizer.decode(completion.prompt, skip_special_tokens=True),
+                "completion": tokenizer.decode(completion.tokens, skip_special_tokens=True),
+                "truncated": completion.truncated,
+            }
+            for row, completion in enumerate(completions, start=1)
+        ]
+    found = {name: measure(column) for name, column in columns.items()}
+    return Evaluation({name: m for name, m in found.items() if m is not None}, answers)
+
+
+def _on_rows(
+    model: LanguageModel, objective: Objective, reference: Reference | None, held_out: Batch
+) -> dict[str, Column]:
+    """The objective's loss and metrics, and the measures of the kind of batch."""
+    needs = objective.needs
+    if reference is not None:
+        needs = _with_reference(needs)
+    batch = prepare(objective, annotate(model, reference, held_out, needs))
+    parts: dict[str, list[Column]] = {}
+    for filled in _filled(model, batch, needs):
+        found = dict(_of_objective(objective, filled)) | of_batch(filled)
+        for name, column in found.items():
+            parts.setdefault(name, []).append(column)
+    return {name: _joined(columns) for name, columns in parts.items()}
+
+
+def _with_reference(needs: Needs) -> Needs:
+    return replace(needs, reference=True)
+
+
+def _filled(model: LanguageModel, batch: Batch, needs: Needs) -> Iterator[Batch]:
+    with model.role(POLICY):
+        for taken in model.cut(batch, needs.before):
+            part = batch[taken].map(lambda tensor: tensor.to(model.device))
+            yield forward(model, part, needs)
+
+
+def _of_objective(objective: Objective, batch: Batch) -> Iterator[tuple[str, Column]]:
+    """Its policy terms on the batch. The scaled sum of several terms is not given: they may have
+    normalisers of their own."""
+    for term in objective.terms:
+        if term.role == POLICY and term.rows == "batch":
+            loss: Loss = getattr(objective, term.method)(batch)
+            weight = weights(term, batch).float()
+            yield term.method, _column(loss.value, weight)
+            for name, metric in loss.metrics.items():
+                yield (
+                    name,
+                    _column(metric, weight if metric.ndim == 2 else torch.ones_like(metric)),
+                )
+
+
+def _column(value: Tensor, weight: Tensor) -> Column:
+    weighted = value * weight
+    if weighted.ndim == 2:
+        return Column(weighted.sum(-1), weight.sum(-1))
+    return Column(weighted, weight)
+
+
+def _joined(columns: list[Column]) -> Column:
+    return Column(
+        torch.cat([c.value_N.float().cpu() for c in columns]),
+        torch.cat([c.weight_N.float().cpu() for c in columns]),
+    )
+
+
+def _prompts(batch: Batch) -> list[tuple[int, ...]]:
+    """The different prompts of the held-out rows, in their order."""
+    return list(dict.fromkeys(row.prompt for row in rows_of({"leading": batch.leading})))
+
+
+def entropy(logps_cV: Tensor, _: Tensor | None) -> Tensor:
+    """-sum pi log pi of each token's distribution, in nats."""
+    return -(logps_cV.exp() * logps_cV).sum(-1)
+
+
+def _on_samples(
+    model: LanguageModel,
+    reference: Reference | None,
+    completions: list[Completion],
+    temperature: float,
+) -> dict[str, Column]:
+    """KL to the reference, length, truncation and entropy, on the policy's own completions."""
+    asked = Needs(tokenwise={"entropy": entropy})
+    drawn = Demonstrations(as_sequences(completions))
+    before, model.temperature = model.temperature, temperature
+    parts: dict[str, list[Column]] = {}
+    try:
+        for taken in model.cut(drawn):
+            part = drawn[taken].map(lambda tensor: tensor.to(model.device))
+            with model.role(POLICY):
+                filled = model.forward(part.sequences, asked)["responses"]
+            if reference is not None and len(completions) >= FEWEST_FOR_KL:
+                logps = reference.logps(model, part.sequences)
+                filled = replace(filled, maybe_reference_NT=logps["responses"])
+            for name, column in _of_drawn(filled):
+                parts.setdefault(name, []).append(column)
+    finally:
+        model.temperature = before
+    truncated_N = torch.tensor([float(c.truncated) for c in completions])
+    return {name: _joined(c) for name, c in parts.items()} | {"truncated": rows(truncated_N)}
+
+
+def _of_drawn(s: Sequences) -> Iterator[tuple[str, Column]]:
+    """kl_sequence = sum_t d_t, k1 in nats; kl_token = exp(-d) + d - 1, k3; d = log pi/pi_ref."""
+    yield "length", rows(s.count_N)
+    yield "entropy", Column(s.tokenwise_NT["entropy"].sum(-1), s.count_N)
+    if s.maybe_reference_NT is not None:
+        k3_NT = (-s.logratio_NT).exp() + s.logratio_NT - 1
+        yield "kl_sequence", rows(s.logratio_N)
+        yield "kl_token", Column(k3_NT.sum(-1), s.count_N)

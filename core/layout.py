@@ -1,0 +1,169 @@
+"""How sequences lie in the tensors that a model reads.
+
+Padded: one sequence a line. Shared: one prompt a line, followed by all of its completions, each
+of which sees the prompt and itself, at the positions that it would have alone.
+
+B lines · S tokens of a line · M trained tokens of all sequences.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from trimtab.core.batches import Sequences
+
+
+class Row(NamedTuple):
+    """One prompt with one completion, as lists."""
+
+    prompt: tuple[int, ...]
+    completion: tuple[int, ...]
+    trained: tuple[bool, ...]
+
+
+class Line(NamedTuple):
+    """One prompt with the completions that follow it, by their numbers among all rows."""
+
+    prompt: tuple[int, ...]
+    rows: tuple[int, ...]
+    length: int
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What the model reads, and where the trained tokens are in it."""
+
+    input_BS: Tensor
+    position_BS: Tensor
+    segment_BS: Tensor
+    """0 is the prompt, k > 0 the k-th completion of the line, -1 padding."""
+
+    shared: bool
+    predict_M: Tensor
+    """Flat index, into B * S, of the state that predicts each trained token."""
+
+    target_M: Tensor
+    row_M: Tensor
+    """The trained token's row among all rows, those of each sequences field in turn."""
+
+    token_M: Tensor
+    """Its place T in the completion."""
+
+    def to(self, device: torch.device) -> Layout:
+        """The same layout on a device."""
+        moved = {f.name: getattr(self, f.name) for f in fields(self)}
+        return Layout(
+            **{k: v.to(device) if isinstance(v, Tensor) else v for k, v in moved.items()}
+        )
+
+    def attention(self, window: int | None = None) -> Tensor:
+        """Who sees whom: bool [B, S] where padded, bool [B, 1, S, S] where shared.
+
+        ``window`` is a sliding window, counted in positions, not in places on the line.
+        """
+        if not self.shared:
+            return self.segment_BS >= 0
+        query_BS1, key_B1S = self.segment_BS[:, :, None], self.segment_BS[:, None, :]
+        places_S = torch.arange(self.input_BS.shape[1], device=self.input_BS.device)
+        behind_SS = places_S[:, None] >= places_S
+        seen_BSS = behind_SS & ((key_B1S == query_BS1) | ((key_B1S == 0) & (query_BS1 > 0)))
+        if window is not None:
+            distance_BSS = self.position_BS[:, :, None] - self.position_BS[:, None, :]
+            seen_BSS = seen_BSS & (distance_BSS < window)
+        return seen_BSS[:, None]
+
+
+def rows_of(sequences: Mapping[str, Sequences]) -> list[Row]:
+    """Every prompt and completion without padding, those of each field in turn."""
+    return [row for field in sequences.values() for row in _rows(field)]
+
+
+def _rows(field: Sequences) -> list[Row]:
+    prompts, completions, masks = (
+        tensor.tolist() for tensor in (field.prompt_NP, field.tokens_NT, field.mask_NT)
+    )
+    lengths = zip(field.prompt_length_N.tolist(), field.length_N.tolist(), strict=True)
+    return [
+        Row(tuple(prompts[i][:p]), tuple(completions[i][:t]), tuple(masks[i][:t]))
+        for i, (p, t) in enumerate(lengths)
+    ]
+
+
+def padded_lines(rows: Sequence[Row]) -> list[Line]:
+    """A line for each row."""
+    return [
+        Line(row.prompt, (number,), len(row.prompt) + len(row.completion))
+        for number, row in enumerate(rows)
+    ]
+
+
+def shared_lines(rows: Sequence[Row]) -> list[Line]:
+    """A line for each prompt, in the order of their first rows."""
+    numbers: dict[tuple[int, ...], list[int]] = {}
+    for number, row in enumerate(rows):
+        numbers.setdefault(row.prompt, []).append(number)
+    return [
+        Line(prompt, tuple(mine), len(prompt) + sum(len(rows[i].completion) for i in mine))
+        for prompt, mine in numbers.items()
+    ]
+
+
+def size(lines: Sequence[Line]) -> int:
+    """Tokens that the model reads, padding included."""
+    return len(lines) * max(line.length for line in lines)
+
+
+def lay_out(rows: Sequence[Row], *, share: bool) -> Layout:
+    """The layout that reads fewer tokens; the padded one where ``share`` is false.
+
+    Raises:
+        ValueError: a prompt is empty, so nothing predicts its completion's first token.
+    """
+    if any(not row.prompt for row in rows):
+        raise ValueError("a prompt is empty: its completion's first token has no predecessor")
+    padded, shared = padded_lines(rows), shared_lines(rows)
+    if share and size(shared) < size(padded):
+        return _layout(rows, shared, shared=True)
+    return _layout(rows, padded, shared=False)
+
+
+def _layout(rows: Sequence[Row], lines: Sequence[Line], *, shared: bool) -> Layout:
+    width = max(line.length for line in lines)
+    inputs, positions, segments = [], [], []
+    found: list[tuple[int, int, int, int]] = []
+    for number, line in enumerate(lines):
+        ids, places, parts = (
+            list(line.prompt),
+            list(range(len(line.prompt))),
+            [0] * len(line.prompt),
+        )
+        for part, row in enumerate(line.rows, start=1):
+            completion, trained = rows[row].completion, rows[row].trained
+            begin = len(ids)
+            for t, (token, counts) in enumerate(zip(completion, trained, strict=True)):
+                before = begin + t - 1 if t else len(line.prompt) - 1
+                if counts:
+                    found.append((number * width + before, token, row, t))
+            ids += completion
+            places += range(len(line.prompt), len(line.prompt) + len(completion))
+            parts += [part] * len(completion)
+        gap = width - len(ids)
+        inputs.append(ids + [0] * gap)
+        positions.append(places + [0] * gap)
+        segments.append(parts + [-1] * gap)
+    predict_M, target_M, row_M, token_M = torch.tensor(found, dtype=torch.long).view(-1, 4).T
+    return Layout(
+        input_BS=torch.tensor(inputs),
+        position_BS=torch.tensor(positions),
+        segment_BS=torch.tensor(segments),
+        shared=shared,
+        predict_M=predict_M,
+        target_M=target_M,
+        row_M=row_M,
+        token_M=token_M,
+    )

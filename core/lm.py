@@ -1,0 +1,194 @@
+"""The policy of a real run: a causal language model with roles, behind the ``Policy`` protocol."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from trimtab.core.batches import Batch, Sequences
+from trimtab.core.batching import micro_batches
+from trimtab.core.errors import RunError
+from trimtab.core.layout import Layout, lay_out, rows_of
+from trimtab.core.logprobs import token_logps
+from trimtab.core.model import weights_hash
+from trimtab.core.objective import Needs
+from trimtab.core.policy import LANGUAGE_ROLES, REFERENCE
+from trimtab.core.reference_cache import fingerprint
+from trimtab.core.roles import HEAD, Roles
+
+
+class LanguageModel:
+    """Log-probs, values and micro-batches of a base and its roles."""
+
+    def __init__(
+        self,
+        roles: Roles,
+        *,
+        dtype: torch.dtype,
+        micro_tokens: int,
+        share: bool = False,
+        temperature: float = 1.0,
+    ) -> None:
+        self.roles = roles
+        self.base = roles.base
+        self.dtype = dtype
+        self.micro_tokens = micro_tokens
+        self.share = share
+        self.temperature = temperature
+        self.vocabulary: int = self.base.get_output_embeddings().weight.shape[0]
+        self.dropouts = [
+            (module, module.p)
+            for module in self.base.modules()
+            if isinstance(module, nn.Dropout) and module.p
+        ]
+
+    @property
+    def device(self) -> torch.device:
+        """The base's."""
+        return self.base.device  # type: ignore[no-any-return]
+
+    def role(self, name: str) -> AbstractContextManager[None]:
+        """Activate a role for a forward and its backward."""
+        return self.roles.role(name)
+
+    def trained(self) -> Mapping[str, list[nn.Parameter]]:
+        """The trained parameters of each role."""
+        return {role: self.roles.parameters(role) for role in self.roles.names}
+
+    def cut(self, batch: Batch, skip: frozenset[str] = frozenset()) -> list[Tensor]:
+        """Row numbers of each micro-batch."""
+        return micro_batches(batch, self.micro_tokens, share=self.share, skip=skip)
+
+    def fingerprint(self, role: str) -> str:
+        """The weights as they are held, and how the model computes with them."""
+        return fingerprint(
+            base=self._weights,
+            adapter=self.roles.adapter_hash(role),
+            dtype=str(self.dtype),
+            device=self.device.type,
+            temperature=self.temperature,
+            shared=self.share,
+        )
+
+    @cached_property
+    def _weights(self) -> str:
+        return weights_hash(self.base)
+
+    def halve(self) -> None:
+        """Read half as many tokens at a time, after an out-of-memory."""
+        if self.micro_tokens <= 1:
+            raise RunError(
+                "one row alone does not fit into memory: shorten it (data.max_*_tokens)"
+            )
+        self.micro_tokens //= 2
+
+    def forward(self, sequences: Mapping[str, Sequences], needs: Needs) -> dict[str, Sequences]:
+        """Fill what the active role computes, in one pass over all the sequences."""
+        layout = lay_out(rows_of(sequences), share=self.share).to(self.device)
+        reference_MH = self._reference(layout) if needs.tokenwise_reference else None
+        with self._compute():
+            hidden_MH = self._hidden(layout)
+            if self.roles.active not in LANGUAGE_ROLES:
+                values_M = getattr(self.base, HEAD)(hidden_MH.float())[:, 0]
+                return {
+                    name: replace(s, maybe_values_NT=values_NT)
+                    for (name, s), values_NT in self._placed(sequences, layout, values_M)
+                }
+            logps_M, tokenwise = token_logps(
+                hidden_MH,
+                layout.target_M,
+                self._head,
+                self.vocabulary,
+                temperature=self.temperature,
+                tokenwise=needs.tokenwise,
+                reference_MH=reference_MH,
+            )
+        filled = {
+            name: replace(s, maybe_policy_NT=policy_NT)
+            for (name, s), policy_NT in self._placed(sequences, layout, logps_M)
+        }
+        for function, column_M in tokenwise.items():
+            for (name, _), column_NT in self._placed(sequences, layout, column_M):
+                more = {**filled[name].tokenwise_NT, function: column_NT}
+                filled[name] = replace(filled[name], tokenwise_NT=more)
+        return filled
+
+    def next_logits(self, inputs: Tensor, seen: Tensor, position: Tensor, cache: Any) -> Tensor:
+        """Logits [N, V] of the token to come, float32; the cache grows by the inputs."""
+        with self._compute():
+            hidden_NSH = self.base.base_model(
+                input_ids=inputs,
+                attention_mask=seen,
+                position_ids=position,
+                past_key_values=cache,
+                use_cache=True,
+            ).last_hidden_state
+            return self._head(hidden_NSH[:, -1]).float()
+
+    def _placed(
+        self, sequences: Mapping[str, Sequences], layout: Layout, column_M: Tensor
+    ) -> Iterator[tuple[tuple[str, Sequences], Tensor]]:
+        """The column of each field [N, T], 0 where nothing is trained."""
+        rows = sum(len(s) for s in sequences.values())
+        width = max(s.tokens_NT.shape[1] for s in sequences.values())
+        whole_RT = column_M.new_zeros(rows, width).index_put(
+            (layout.row_M, layout.token_M), column_M
+        )
+        begin = 0
+        for name, s in sequences.items():
+            yield (name, s), whole_RT[begin : begin + len(s), : s.tokens_NT.shape[1]]
+            begin += len(s)
+
+    def _hidden(self, layout: Layout) -> Tensor:
+        """The states [M, H] that predict the trained tokens."""
+        for module, p in self.dropouts:
+            module.p = p if torch.is_grad_enabled() else 0.0
+        hidden_BSH = self.base.base_model(
+            input_ids=layout.input_BS,
+            position_ids=layout.position_BS,
+            attention_mask=self._attention(layout),
+            use_cache=False,
+        ).last_hidden_state
+        return hidden_BSH.flatten(0, 1)[layout.predict_M]  # type: ignore[no-any-return]
+
+    def _attention(self, layout: Layout) -> Any:
+        """One mask, or one for each type of layer where the model has several."""
+        if not layout.shared:
+            return layout.attention()
+        config = self.base.config.get_text_config()
+        window = getattr(config, "sliding_window", None)
+        kinds = set(getattr(config, "layer_types", None) or ())
+        if len(kinds) > 1:
+            return {
+                kind: layout.attention(window if kind == "sliding_attention" else None)
+                for kind in kinds
+            }
+        slides = kinds == {"sliding_attention"} or (not kinds and window is not None)
+        return layout.attention(window if slides else None)
+
+    def _head(self, hidden: Tensor) -> Tensor:
+        """Hidden states -> logits, with the soft cap that Gemma 2 puts on them."""
+        logits: Tensor = self.base.get_output_embeddings()(hidden)
+        cap = getattr(self.base.config.get_text_config(), "final_logit_softcapping", None)
+        return logits if cap is None else cap * torch.tanh(logits / cap)
+
+    def _reference(self, layout: Layout) -> Tensor:
+        with torch.no_grad(), self.role(REFERENCE), self._compute():
+            return self._hidden(layout)
+
+    @contextmanager
+    def _compute(self) -> Iterator[None]:
+        """Matrix products in bf16 where the base is; float32 adapters are cast on the way.
+
+        autocast keeps its casts until the outermost context ends: one context a forward.
+        """
+        with torch.autocast(
+            self.device.type, dtype=torch.bfloat16, enabled=self.dtype == torch.bfloat16
+        ):
+            yield

@@ -1,0 +1,141 @@
+"""Loading a base: by hub id, by folder, or the embedded one; quantized as the run file says."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from trimtab.core import embedded
+from trimtab.core.config import ModelConfig
+from trimtab.core.errors import UserError
+
+
+def locate(name: str) -> str:
+    """What transformers should load for a model's name."""
+    if name == embedded.NAME:
+        return str(embedded.converted())
+    if name.startswith((".", "/", "~")) and not Path(name).expanduser().is_dir():
+        raise UserError(f"the model {name!r} is no folder")
+    return str(Path(name).expanduser()) if name.startswith("~") else name
+
+
+def device() -> torch.device:
+    """The GPU of this process, or the CPU."""
+    if torch.cuda.is_available():
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    return torch.device("cpu")
+
+
+def compute_dtype(config: ModelConfig, device: torch.device) -> torch.dtype:
+    """The dtype that ``auto`` stands for: float32 on a CPU, so that runs are exact there."""
+    if config.dtype == "auto":
+        return torch.float32 if device.type == "cpu" else torch.bfloat16
+    return {"float32": torch.float32, "bfloat16": torch.bfloat16}[config.dtype]
+
+
+def load_tokenizer(name: str, *, trust_remote_code: bool = False) -> Any:
+    """The model's tokenizer, with its chat template."""
+    from transformers import AutoTokenizer
+
+    return _loaded(
+        name,
+        lambda path: AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code),
+    )
+
+
+def load_base(config: ModelConfig, device: torch.device) -> Any:
+    """A causal language model, frozen, in train mode, with every dropout at p = 0.
+
+    It must never see ``eval()``: in that mode the first forward of a 4-bit module on a CPU repacks
+    its weight, and its product has no gradient from then on, without any error.
+    """
+    from transformers import AutoModelForCausalLM
+
+    model = _loaded(
+        config.name,
+        lambda path: AutoModelForCausalLM.from_pretrained(
+            path,
+            dtype=compute_dtype(config, device),
+            quantization_config=_quantization(config, device),
+            device_map={"": device},
+            attn_implementation="sdpa",
+            trust_remote_code=config.trust_remote_code,
+        ),
+    )
+    model.train()
+    model.requires_grad_(False)
+    _without_dropout(model)
+    set_checkpointing(model, config.gradient_checkpointing)
+    return model
+
+
+def checkpoints(model: Any) -> bool:
+    """Does the model recompute its activations in the backward pass?"""
+    return any(getattr(module, "gradient_checkpointing", False) for module in model.modules())
+
+
+def set_checkpointing(model: Any, on: bool) -> None:
+    """Turn recomputation on or off; non-reentrant, so that adapters and autocast are seen."""
+    enable = _either(model, "activation_checkpointing_enable", "gradient_checkpointing_enable")
+    disable = _either(model, "activation_checkpointing_disable", "gradient_checkpointing_disable")
+    if on:
+        enable({"use_reentrant": False})
+    elif checkpoints(model):
+        disable()
+
+
+def _either(model: Any, name: str, older: str) -> Any:
+    """transformers 5.2x renamed these methods."""
+    return getattr(model, name, None) or getattr(model, older)
+
+
+def weights_hash(model: torch.nn.Module) -> str:
+    """SHA-256 of every weight as it is held, adapters left out."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        if "lora_" in name or "modules_to_save" in name or not isinstance(tensor, torch.Tensor):
+            continue
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def _loaded(name: str, load: Any) -> Any:
+    try:
+        return load(locate(name))
+    except (OSError, ValueError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(
+            f"the model {name!r} cannot be loaded: {error}\n"
+            f"It should be a hub id, a local folder, or {embedded.NAME!r}."
+        ) from error
+
+
+def _quantization(config: ModelConfig, device: torch.device) -> Any:
+    from transformers import BitsAndBytesConfig
+
+    if config.quantization == "none":
+        return None
+    if config.quantization == "int8":
+        return BitsAndBytesConfig(load_in_8bit=True)
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=compute_dtype(config, device),
+    )
+
+
+def _without_dropout(model: torch.nn.Module) -> None:
+    """Set every p to 0: modules', and the attention's that attention modules keep as a number."""
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+        for name in ("attention_dropout", "dropout"):
+            if isinstance(getattr(module, name, None), float):
+                setattr(module, name, 0.0)

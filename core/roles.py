@@ -1,0 +1,207 @@
+"""Named adapters on one base: the only module that touches PEFT.
+
+A role is an adapter, and for a scalar role a head. Adapters off is the base itself, bit for bit.
+Switching must enclose a role's forward *and* its backward: PEFT freezes the adapters it leaves, so a
+joint backward later gives zero gradients, and recomputation would run under the wrong adapter;
+neither raises an error.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from trimtab.core.config import AdapterConfig
+from trimtab.core.errors import RunError, UserError
+from trimtab.core.files import read_json, write_json
+from trimtab.core.policy import POLICY, REFERENCE
+
+HEAD = "score"
+"""The module that scalar roles train, where ``AutoModelForSequenceClassification`` looks for it."""
+
+START = "start"
+"""The frozen adapter that a run starts from, when it starts from one."""
+
+
+class Roles:
+    """The roles of a run on a base. Without an adapter, the policy is the base itself."""
+
+    def __init__(
+        self,
+        base: Any,
+        adapter: AdapterConfig | None,
+        *,
+        scalar: Sequence[str] = (),
+        seed: int = 0,
+    ) -> None:
+        self.base = base
+        self.scalar = frozenset(scalar)
+        self.peft: Any = None
+        self.active: str | None = None
+        if scalar:
+            width = base.config.get_text_config().hidden_size
+            setattr(base, HEAD, nn.Linear(width, 1, bias=False, device=base.device))
+        if adapter is None:
+            if scalar:
+                raise UserError("roles beside the policy need model.adapter, and it is null")
+            base.requires_grad_(True)
+            return
+        torch.manual_seed(seed)
+        for role in (POLICY, *scalar):
+            self._add(role, self._lora(adapter, role in self.scalar))
+
+    @property
+    def names(self) -> list[str]:
+        """The trained roles."""
+        return [POLICY, *sorted(self.scalar)]
+
+    def start_from(self, folder: Path) -> None:
+        """Let the policy begin as this PEFT adapter, and keep a frozen copy as the reference."""
+        if self.peft is None:
+            raise UserError("model.start needs an adapter to load into, and model.adapter is null")
+        self._load(folder, START)
+        self._load(folder, POLICY)
+
+    def parameters(self, role: str) -> list[nn.Parameter]:
+        """What a role trains, in a fixed order."""
+        return list(self.named_parameters(role).values())
+
+    def named_parameters(self, role: str) -> dict[str, nn.Parameter]:
+        """What a role trains, by PEFT's names without the role's own."""
+        if self.peft is None:
+            return dict(self.base.named_parameters())
+        return {
+            name.replace(f".{role}.", ".").removesuffix(f".{role}"): parameter
+            for name, parameter in self.peft.named_parameters()
+            if f".{role}." in name or name.endswith(f".{role}")
+        }
+
+    def adapter_hash(self, role: str) -> str | None:
+        """Of a role's adapter as it is now; None where the role is the base itself."""
+        if self.peft is None:
+            return None
+        if role == REFERENCE:
+            if START not in self.peft.peft_config:
+                return None
+            role = START
+        digest = hashlib.sha256()
+        for name, parameter in self.named_parameters(role).items():
+            digest.update(name.encode())
+            digest.update(parameter.detach().cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()
+
+    @contextmanager
+    def role(self, name: str) -> Iterator[None]:
+        """Activate a role for a forward and its backward; roles may nest, never overlap."""
+        before = self.active
+        self._activate(name)
+        try:
+            yield
+        finally:
+            if before is not None:
+                self._activate(before)
+
+    def save(self, role: str, folder: Path, base_name: str) -> None:
+        """Write a role as plain PEFT reads it, flat and naming the model, not a path of here.
+
+        A policy without an adapter is written as the whole model.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        if self.peft is None:
+            self.base.save_pretrained(folder)
+            return
+        self.peft.save_pretrained(folder, selected_adapters=[role], save_embedding_layers=False)
+        for path in (folder / role).iterdir():
+            path.replace(folder / path.name)
+        (folder / role).rmdir()
+        (folder / "README.md").unlink(missing_ok=True)
+        settings = read_json(folder / "adapter_config.json")
+        write_json(
+            folder / "adapter_config.json", {**settings, "base_model_name_or_path": base_name}
+        )
+
+    def _activate(self, name: str) -> None:
+        if name == self.active:
+            return
+        if self.peft is None:
+            if name != POLICY:
+                raise UserError(
+                    f"the role {name!r} is the base with its adapter off, and this run has no "
+                    "adapter: give model.adapter, or reference: {name: model}"
+                )
+            self.active = name
+            return
+        adapters = self.peft.peft_config
+        if name == REFERENCE and START not in adapters:
+            self.peft.base_model.disable_adapter_layers()
+        else:
+            if self.active == REFERENCE and START not in adapters:
+                self.peft.base_model.enable_adapter_layers()
+            if name == REFERENCE:
+                self.peft.set_adapter(START, inference_mode=True)
+            else:
+                self.peft.set_adapter(name)
+        self.active = name
+
+    def _lora(self, adapter: AdapterConfig, scalar: bool) -> Any:
+        from peft import LoraConfig, TaskType
+
+        targets = adapter.targets
+        return LoraConfig(
+            r=adapter.rank,
+            lora_alpha=adapter.alpha or 2 * adapter.rank,
+            target_modules=targets if isinstance(targets, str) else list(targets),
+            lora_dropout=adapter.dropout,
+            exclude_modules=[HEAD] if self.scalar else None,
+            modules_to_save=[HEAD] if scalar else None,
+            task_type=TaskType.SEQ_CLS if scalar else TaskType.CAUSAL_LM,
+        )
+
+    def _add(self, role: str, config: Any) -> None:
+        from peft import get_peft_model
+
+        try:
+            if self.peft is None:
+                self.peft = get_peft_model(self.base, config, adapter_name=role)
+            else:
+                self.peft.add_adapter(role, config)
+        except ValueError as error:
+            raise UserError(f"model.adapter does not fit this model: {error}") from error
+        self._check_precision(role)
+
+    def _load(self, folder: Path, name: str) -> None:
+        if not (folder / "adapter_config.json").is_file():
+            raise UserError(f"model.start: {folder} holds no PEFT adapter (adapter_config.json)")
+        if name in self.peft.peft_config:
+            self.active = None
+            self._copy(START, name)
+            return
+        self.peft.load_adapter(folder, adapter_name=name, is_trainable=False)
+        self._check_precision(name)
+        for path, parameter in self.named_parameters(name).items():
+            if not bool(torch.isfinite(parameter).all()):
+                raise UserError(f"model.start: {path} in {folder} is not finite")
+
+    @torch.no_grad()
+    def _copy(self, source: str, target: str) -> None:
+        given, wanted = self.named_parameters(source), self.named_parameters(target)
+        if {k: p.shape for k, p in given.items()} != {k: p.shape for k, p in wanted.items()}:
+            start = self.peft.peft_config[source]
+            raise UserError(
+                "model.adapter differs from the adapter that model.start names: it has "
+                f"rank {start.r} on {sorted(start.target_modules)}"
+            )
+        for path, parameter in wanted.items():
+            parameter.copy_(given[path])
+
+    def _check_precision(self, role: str) -> None:
+        """bf16 adapters do not learn at small learning rates: an update is below their spacing."""
+        for name, parameter in self.named_parameters(role).items():
+            if parameter.dtype != torch.float32:
+                raise RunError(f"{name} of role {role!r} is {parameter.dtype}, not float32")

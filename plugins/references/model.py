@@ -1,0 +1,71 @@
+"""A reference that is a model of its own, for a policy that has no adapter to turn off."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from trimtab.core.batches import Sequences
+from trimtab.core.config import ModelConfig
+from trimtab.core.errors import UserError
+from trimtab.core.hookspecs import hookimpl
+from trimtab.core.lm import LanguageModel
+from trimtab.core.model import load_base, load_tokenizer
+from trimtab.core.objective import Needs
+from trimtab.core.options import Config
+from trimtab.core.policy import POLICY, Policy
+from trimtab.core.reference import Reference
+from trimtab.core.roles import Roles
+
+
+class ModelReferenceConfig(Config):
+    """Which model."""
+
+    model: str | None = None
+    """A hub id, a local folder, or the embedded model; null is the one that the run starts from."""
+
+
+class ModelReference(Reference[ModelReferenceConfig]):
+    """A frozen model of its own, held and quantized as the policy's base is."""
+
+    name = "model"
+    options = ModelReferenceConfig
+
+    def open(self, model: ModelConfig, policy: Policy) -> None:
+        """Load it. Its vocabulary must be the policy's."""
+        if not isinstance(policy, LanguageModel):
+            raise UserError("reference 'model' serves language models only")
+        name = self.config.model or model.name
+        if load_tokenizer(name).get_vocab() != load_tokenizer(model.name).get_vocab():
+            raise UserError(
+                f"reference.model: {name!r} has another vocabulary than {model.name!r}"
+            )
+        config = model.model_copy(update={"name": name, "gradient_checkpointing": False})
+        base = load_base(config, policy.device)
+        self.copy = LanguageModel(
+            Roles(base, None),
+            dtype=policy.dtype,
+            micro_tokens=policy.micro_tokens,
+            share=policy.share,
+            temperature=policy.temperature,
+        )
+        base.requires_grad_(False)
+
+    @torch.no_grad()
+    def logps(self, policy: Policy, sequences: Mapping[str, Sequences]) -> dict[str, Tensor]:
+        """log pi_ref [N, T] of each of the named sequences, in the policy's layout."""
+        with self.copy.role(POLICY):
+            filled = self.copy.forward(sequences, Needs())
+        return {name: s.policy_NT for name, s in filled.items()}
+
+    def fingerprint(self, policy: Policy) -> str | None:
+        """That of the copy."""
+        return self.copy.fingerprint(POLICY)
+
+
+@hookimpl
+def provide_references() -> list[type]:
+    """Register model."""
+    return [ModelReference]
