@@ -1,4 +1,4 @@
-"""Kill a forked process at any one of the instants at which it changes the disk."""
+"""What a process does to the disk, and its death at any one of those instants."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import os
 import stat
 import sys
 import traceback
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 DIED = 77
@@ -16,9 +18,24 @@ _WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 
 def fork(action: Callable[[], object]) -> int:
     """Run the action in a forked process; its exit status, 1 with a traceback if it raised."""
-    pid = os.fork()
+    return ended(start(action))
+
+
+def ended(pid: int) -> int:
+    """Wait for a forked process; its exit status."""
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def start(action: Callable[[], object]) -> int:
+    """Start the action in a forked process; its id.
+
+    Python warns where other threads run, for they might hold a lock. None of ours does.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        pid = os.fork()
     if pid:
-        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        return pid
     status = 1
     try:
         action()
@@ -38,6 +55,29 @@ def dies_at(event: int, action: Callable[[], object]) -> bool:
     status = fork(lambda: _doomed(event, action))
     assert status in (0, DIED), f"the action failed before event {event}"
     return status == DIED
+
+
+@contextmanager
+def recorded() -> Iterator[list[tuple[str, str]]]:
+    """The order of what happens to the disk: ("sync", path) and ("name", the new path)."""
+    events: list[tuple[str, str]] = []
+    fsync, rename, replace = os.fsync, os.rename, os.replace
+
+    def noting(name: str, function: Callable[..., None]) -> Callable[..., None]:
+        def noted(*arguments: Any) -> None:
+            at = arguments[-1]
+            path = os.readlink(f"/proc/self/fd/{at}") if name == "sync" else str(at)
+            function(*arguments)
+            events.append((name, path))
+
+        return noted
+
+    os.fsync = noting("sync", fsync)
+    os.rename, os.replace = noting("name", rename), noting("name", replace)
+    try:
+        yield events
+    finally:
+        os.fsync, os.rename, os.replace = fsync, rename, replace
 
 
 def _doomed(event: int, action: Callable[[], object]) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from deaths import dies_at, fork
+from deaths import dies_at, fork, recorded
 from torch import Tensor
 
 from trimtab.core.checkpoint import (
@@ -312,6 +312,18 @@ def test_a_death_at_every_event_of_a_save(
     assert seen == sorted(seen, key=lambda mark: mark == new), "never the old one after the new"
     assert {old, new} == set(seen)
     assert event > 15
+
+
+def test_all_of_it_is_on_the_disk_before_it_has_its_name(tmp_path: Path) -> None:
+    with recorded() as events:
+        path = save(tmp_path, 1)
+    named = events.index(("name", str(path)))
+    staging = Path(events[named - 1][1])
+    while staging.parent != tmp_path:
+        staging = staging.parent
+    inside = {staging / file.relative_to(path) for file in path.rglob("*")} | {staging}
+    assert {Path(synced) for _, synced in events[:named]} == inside
+    assert events[named + 1 :] == [("sync", str(tmp_path))]
 
 
 @pytest.mark.parametrize("stride", [9, pytest.param(1, marks=pytest.mark.slow)])

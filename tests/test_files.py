@@ -10,7 +10,7 @@ import resource
 from pathlib import Path
 
 import pytest
-from deaths import dies_at, fork
+from deaths import dies_at, fork, recorded
 
 from trimtab.core.files import (
     DamagedFile,
@@ -47,6 +47,14 @@ def test_a_death_at_any_event_leaves_the_old_content_or_the_new(tmp_path: Path) 
     assert file.read_text() == "the new content"
     assert seen == {"old", "the new content"}
     assert event > 4, "open, fsync, rename and the fsync of the folder are events"
+
+
+def test_content_is_on_the_disk_before_it_has_its_name(tmp_path: Path) -> None:
+    with recorded() as events:
+        write_atomically(tmp_path / "a.txt", "content")
+    kinds = [(kind, Path(path).name.startswith(".staging-a.txt")) for kind, path in events[:1]]
+    assert kinds == [("sync", True)]
+    assert events[1:] == [("name", str(tmp_path / "a.txt")), ("sync", str(tmp_path))]
 
 
 def test_a_write_that_fails_keeps_the_old_content(tmp_path: Path) -> None:

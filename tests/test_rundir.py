@@ -16,12 +16,13 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
-from deaths import dies_at, fork
+from deaths import dies_at, ended, fork, start
 
 from trimtab.core.environment import environment
 from trimtab.core.errors import RunError, UserError
 from trimtab.core.rundir import LOGS, RunDirectory, RunState, new_run_path
 
+REFUSED = 3
 HOLD = """
 import os, sys, time
 from pathlib import Path
@@ -149,26 +150,23 @@ def test_an_unfinished_making_with_checkpoints_in_it_is_not_taken_over(tmp_path:
 
 
 def test_of_processes_that_make_one_run_exactly_one_wins(tmp_path: Path) -> None:
+    def make_at(start_time: float, path: Path, text: str) -> None:
+        while time.monotonic() < start_time:
+            pass
+        try:
+            RunDirectory.create(path, text, text, {})
+        except UserError:
+            os._exit(REFUSED)
+
     for attempt in range(10):
         path = tmp_path / str(attempt)
-        start = time.monotonic() + 0.05
-        children = []
-        for child in range(4):
-            pid = os.fork()
-            if pid == 0:
-                status = 2
-                try:
-                    while time.monotonic() < start:
-                        pass
-                    RunDirectory.create(path, f"{child}\n", f"{child}\n", {})
-                    status = 0
-                except UserError:
-                    status = 1
-                finally:
-                    os._exit(status)
-            children.append(pid)
-        statuses = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in children]
-        assert sorted(statuses) == [0, 1, 1, 1]
+        soon = time.monotonic() + 0.05
+        children = [
+            start(lambda path=path, child=child, soon=soon: make_at(soon, path, f"{child}\n"))
+            for child in range(4)
+        ]
+        statuses = [ended(child) for child in children]
+        assert sorted(statuses) == [0, REFUSED, REFUSED, REFUSED]
         winner = f"{statuses.index(0)}\n"
         assert RunDirectory.open(path).config == winner
         assert (path / "config.source.yaml").read_text() == winner
@@ -240,22 +238,11 @@ def test_a_child_that_outlives_the_killed_owner_does_not_hold_the_lock(tmp_path:
 
 def test_a_forked_child_that_leaves_the_lock_does_not_release_it(tmp_path: Path) -> None:
     run = make(tmp_path / "a")
-
-    def leave() -> None:
-        raise SystemExit(0)
-
-    pid = 0
-    try:
-        with run.lock():
-            pid = os.fork()
-            if pid == 0:
-                leave()
-            os.waitpid(pid, 0)
-            with pytest.raises(UserError, match=f"in use by process {os.getpid()} on"), run.lock():
-                pass
-    finally:
-        if pid == 0:
-            os._exit(0)
+    lock = run.lock()
+    with lock:
+        assert fork(lambda: lock.__exit__(None, None, None)) == 0
+        with pytest.raises(UserError, match=f"in use by process {os.getpid()} on"), run.lock():
+            pass
 
 
 def test_the_lock_can_be_taken_again(tmp_path: Path) -> None:
