@@ -18,6 +18,7 @@ from torch.nn.functional import pad
 
 from trimtab.core.batches import Batch, Sequences, sequences
 from trimtab.core.columns import annotate, forward, prepare
+from trimtab.core.errors import RunError
 from trimtab.core.gradient import Streams, accumulate
 from trimtab.core.objective import Loss, Needs, Objective, Term
 from trimtab.core.options import Config
@@ -53,6 +54,16 @@ class TablePolicy:
     def cut(self, batch: Batch, skip: frozenset[str] = frozenset()) -> list[Tensor]:
         """So many rows at a time, in order."""
         return list(torch.split(torch.arange(len(batch)), self.microbatch))
+
+    def halve(self) -> None:
+        """Half as many rows at a time."""
+        if self.microbatch == 1:
+            raise RunError("one row at a time is as few as can be")
+        self.microbatch //= 2
+
+    def fingerprint(self, role: str) -> str | None:
+        """Nothing of it is cached."""
+        return None
 
     @contextmanager
     def role(self, name: str) -> Iterator[None]:
