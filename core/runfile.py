@@ -5,7 +5,7 @@ Each error says where it is: ``run.yaml:4: train.stpes: unknown key. Did you mea
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from pydantic import BaseModel
 
 from trimtab.core.config import RunFile
-from trimtab.core.errors import UserError
+from trimtab.core.errors import UserError, suggestion
 from trimtab.core.explain import check
 from trimtab.core.overrides import override
 from trimtab.core.stages import split
@@ -171,8 +171,10 @@ def _options(
 ) -> Mapping[str, Any]:
     """A plugin's section with all its options, each checked by the plugin's own class."""
     if not isinstance(section, dict) or not isinstance(section.get("name"), str):
+        faults.extend(_near_name(node))
         return {}  # a fault already
-    ours = {key: section[key] for key in RESERVED.get(kind, ("name",)) if key in section}
+    reserved = RESERVED.get(kind, ("name",))
+    ours = {key: section[key] for key in reserved if key in section}
     try:
         cls = registry.find(kind, section["name"])
     except UserError as error:
@@ -180,9 +182,16 @@ def _options(
         faults.append(Fault(name.origin, name.key, str(error)))
         return {}
     given = {key: value for key, value in section.items() if key not in ours}
-    options, found = check(cls.options, node, given)
+    options, found = check(cls.options, node, given, also=reserved)
     faults.extend(found)
     return {**ours, **(options.model_dump(mode="json", by_alias=True) if options else {})}
+
+
+def _near_name(section: Node) -> Iterator[Fault]:
+    """Where a plugin's section has no name: the keys that may be meant for it."""
+    for key, node in (section.value if isinstance(section.value, dict) else {}).items():
+        if key != "name" and (near := suggestion(key, ["name"])):
+            yield Fault(node.origin, node.key, f"unknown key.{near}")
 
 
 def _in_order(faults: Iterable[Fault]) -> list[Fault]:

@@ -6,6 +6,7 @@ from types import ModuleType
 from typing import Annotated, Any, Literal
 
 from annotated_types import Gt
+
 from trimtab import Config, hookimpl
 from trimtab.plugins.admission import KINDS
 from trimtab.plugins.registry import OURS, Distribution, Plugins

@@ -46,9 +46,9 @@ def main() -> None:
     """Run one command. Exit status: 0, 1 it failed, 2 bad input, 130 Ctrl-C."""
     debug = os.environ.get("TRIMTAB_DEBUG") == "1"
     if not debug:
-        warnings.formatwarning = _plain_warning  # type: ignore[assignment]
+        warnings.formatwarning = _plain_warning
     try:
-        build()()
+        build()(prog_name="trimtab")
     except KeyboardInterrupt:
         sys.exit(130)
     except Exception as error:
