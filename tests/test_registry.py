@@ -11,7 +11,7 @@ from made import plugins as made_plugins
 from trimtab import hookimpl
 from trimtab.core.errors import PluginError
 from trimtab.plugins.admission import KINDS
-from trimtab.plugins.registry import BUILTIN, BrokenPluginWarning, Distribution, Entry, Plugins
+from trimtab.plugins.registry import BrokenPluginWarning, Distribution, Entry, Plugins
 
 ACME = Distribution("acme", "1.0")
 
@@ -37,10 +37,11 @@ def fail():
 
 
 def test_built_ins_come_through_the_hooks():
-    built_in = [name for name in BUILTIN if name.startswith("trimtab.objectives")]
-    plugins = Plugins(built_in, installed=False)
+    plugins = Plugins(installed=False)
     assert plugins.broken == []
     assert plugins.names("objective") == ["dpo", "sft"]
+    assert plugins.names("reference") == ["adapter_off", "model"]
+    assert plugins.names("source") == ["dataset"]
     assert plugins.make("objective", "dpo", {"beta": 0.3}).config.beta == 0.3
 
 
