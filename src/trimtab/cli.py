@@ -16,6 +16,7 @@ COMMANDS = (
     "plugins",
     "describe",
     "schema",
+    "data",
     "env",
 )
 """In the order of the help. ``NAME`` is the function of that name in ``trimtab.commands.NAME``, or
