@@ -46,9 +46,9 @@ class Corpus:
                 yield f"{report.name}: {warning}"
         shared = {row.prompt for row in self.train} & {row.prompt for row in self.held_out}
         if shared:
-            yield f"{len(shared)} prompts are in the training rows and in the held-out rows"
+            yield f"prompts both in the training rows and held out: {len(shared)}"
         if self.data.holdout and len(self.held_out) < _FEW:
-            yield f"only {len(self.held_out)} rows are held out: measures on them will be vague"
+            yield f"few rows are held out, so measures on them are vague: {len(self.held_out)}"
 
 
 def read_corpus(data: DataConfig, kind: Kind, tokenizer: Any) -> Corpus:

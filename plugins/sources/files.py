@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from trimtab.core.errors import UserError
-from trimtab.plugins.sources.rows import Dropped, Row, Rows, is_unicode
+from trimtab.plugins.sources.rows import Dropped, Row, Rows, called, is_unicode
 
 NOT_UTF8 = "not UTF-8"
 _BOM = b"\xef\xbb\xbf"
@@ -52,7 +52,7 @@ def _decoded(number: int, content: bytes) -> Row | Dropped:
 def _row(number: int, value: Any) -> Row | Dropped:
     if isinstance(value, dict):
         return Row(number, value)
-    return Dropped(number, f"not an object with columns, but {json.dumps(value)[:20]}")
+    return Dropped(number, f"not an object with columns, but {called(value)}")
 
 
 def _json(path: Path) -> Iterator[Row | Dropped]:

@@ -16,7 +16,7 @@ from trimtab.plugins.sources.messages import (
     common_length,
     says_something,
 )
-from trimtab.plugins.sources.rows import BadRow, is_unicode
+from trimtab.plugins.sources.rows import BadRow, called, is_unicode
 
 Columns = Mapping[str, Any]
 Side = str | list[Message]
@@ -100,13 +100,13 @@ def _side(columns: Columns, name: str) -> Side:
         return _text(columns, name)
     if isinstance(value, list):
         return checked(value, name)
-    raise BadRow(f"{name} is {type(value).__name__}, neither text nor turns")
+    raise BadRow(f"{name} is {called(value)}, neither text nor turns")
 
 
 def _text(columns: Columns, name: str) -> str:
     value = _present(columns, name)
     if not isinstance(value, str):
-        raise BadRow(f"{name} is {type(value).__name__}, not text")
+        raise BadRow(f"{name} is {called(value)}, not text")
     if not is_unicode(value):
         raise BadRow(f"{name} is not UTF-8")
     return value

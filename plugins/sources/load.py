@@ -103,26 +103,26 @@ def _kept(number: int, tokens: Encoded) -> Kept:
 def _warnings(kept: Sequence[Kept], plain: int, encoder: Encoder) -> Iterator[str]:
     """What was done to rows, and what is odd about them."""
     for note, count in Counter(note for row in kept for note in row.tokens.notes).items():
-        yield f"{count} rows {note}"
+        yield f"{note}: {count}"
     repeated = len(kept) - len({row.content for row in kept})
     if repeated:
-        yield f"{repeated} rows repeat an earlier one; they were kept"
+        yield f"rows that repeat an earlier one, and are kept: {repeated}"
     contradictions = _contradictions(kept)
     if contradictions:
-        yield f"{contradictions} pairs say the opposite of another pair"
+        yield f"pairs that say the opposite of another pair: {contradictions}"
     if plain and encoder.tokenizer.chat_template:
         yield (
-            f"{plain} rows are plain text, so the model's chat template is not applied to them; "
-            "rows of turns (role, content) would be"
+            "rows of plain text, to which the model's chat template is not applied "
+            f"(it is to turns with role and content): {plain}"
         )
 
 
 def _contradictions(kept: Sequence[Kept]) -> int:
     """Pairs with hard labels whose reverse is there too."""
     hard = {
-        (row.prompt, *(one.ids.tobytes() for one in row.tokens.completions))
+        (row.prompt, *(hash(one.ids.tobytes()) for one in row.tokens.completions))
         for row in kept
-        if len(row.tokens.completions) == 2 and row.tokens.preference is None
+        if len(row.tokens.completions) == 2 and row.tokens.preference in (None, 1.0)
     }
     return sum((prompt, rejected, chosen) in hard for prompt, chosen, rejected in hard)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from trimtab.core.errors import suggestion
-from trimtab.plugins.sources.rows import BadRow, is_unicode
+from trimtab.plugins.sources.rows import BadRow, called, is_unicode
 
 Message = Mapping[str, Any]
 """A turn: ``role`` and ``content``, and what else the template knows, such as ``tool_calls``."""
@@ -35,7 +35,7 @@ def _checked(entry: Any, column: str) -> Message:
     if content is None:
         raise BadRow(f"{column} holds a turn of {role!r} without content")
     if not isinstance(content, str):
-        raise BadRow(f"{column} holds a turn whose content is {type(content).__name__}, not text")
+        raise BadRow(f"{column} holds a turn whose content is {called(content)}, not text")
     if not is_unicode(content):
         raise BadRow(f"{column} is not UTF-8")
     return turn
@@ -84,9 +84,14 @@ def plain(prompt: str, completion: str) -> Rendered:
 
 
 def render(
-    template: Callable[..., str], prompt: Sequence[Message], completion: Sequence[Message]
+    template: Callable[..., str],
+    prompt: Sequence[Message],
+    completion: Sequence[Message],
+    opened: str,
 ) -> Rendered:
-    """Trained is every turn of the assistant in the completion, from after its header to its end.
+    """One completion after its prompt; ``opened`` is what the policy is given to answer.
+
+    Trained is every turn of the assistant in the completion, from after its header to its end.
 
     White space that the template writes after the end of a turn is not part of the turn.
     """
@@ -98,7 +103,10 @@ def render(
         if turns[index]["role"] != ASSISTANT:
             continue
         last = index + 1 == len(turns)
-        begin = _answer_begins(template, turns[:index], whole)
+        before = turns[:index]
+        if index > len(prompt):
+            opened = template(before, add_generation_prompt=True)
+        begin = _answer_begins(template, before, opened, whole)
         end = whole if last else template(turns[: index + 1]).rstrip()
         if begin is not None and whole.startswith(end):
             cuts += (begin, len(end))
@@ -110,14 +118,13 @@ def render(
 
 
 def _answer_begins(
-    template: Callable[..., str], before: Sequence[Message], whole: str
+    template: Callable[..., str], before: Sequence[Message], opened: str, whole: str
 ) -> int | None:
     """Where the answer to these turns begins.
 
     Some templates open an answer with more than they keep of it, such as a tag for thoughts. The
     answer then begins where the two part, inside the header of its turn and never before it.
     """
-    opened = template(before, add_generation_prompt=True)
     if whole.startswith(opened):
         return len(opened)
     begin = common_length(opened, whole)

@@ -52,7 +52,7 @@ class Report:
         if self.kept and len(self.dropped) <= max_dropped * self.read:
             return None
         faults = "".join(
-            f"\n  {count} rows: {reason} (row {first})" for reason, count, first in self.reasons()
+            f"\n  {count:>6}  {reason} (row {first})" for reason, count, first in self.reasons()
         )
         limit = f", and data.max_dropped is {max_dropped:g}" if self.kept else ""
         return (

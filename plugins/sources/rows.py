@@ -49,6 +49,17 @@ class Table:
     held_out: Rows | None = None
 
 
+def called(value: Any) -> str:
+    """A value's type, in the words of data files.
+
+    >>> called(3), called({"a": 1})
+    ('a number', 'an object')
+    """
+    names = {bool: "true or false", int: "a number", float: "a number", str: "text"}
+    names |= {list: "a list", dict: "an object", type(None): "null"}
+    return names.get(type(value), f"of type {type(value).__name__}")
+
+
 def is_unicode(text: str) -> bool:
     """False for lone surrogates, which is how bytes that are not UTF-8 survive a lenient reader.
 

@@ -6,17 +6,17 @@ from array import array
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, cast
 
 from jinja2 import TemplateError
 
 from trimtab.core.config import DataConfig
 from trimtab.core.errors import UserError
-from trimtab.plugins.sources.formats import Example, Side
-from trimtab.plugins.sources.messages import Rendered, plain, render
+from trimtab.plugins.sources.formats import Example
+from trimtab.plugins.sources.messages import Message, Rendered, plain, render
 from trimtab.plugins.sources.rows import BadRow
 
-Ids = Sequence[int]
+Ids = list[int]
 T = TypeVar("T")
 
 
@@ -40,7 +40,7 @@ class Encoded:
     """False where the prompt is nothing but a token to start from."""
 
     notes: tuple[str, ...] = ()
-    """What was done to the row that the user should know of, to follow "3 rows"."""
+    """What was done to the row that the user should know of, in the plural."""
 
 
 class Encoder:
@@ -60,7 +60,7 @@ class Encoder:
         self.start = _start(tokenizer)
         self.specials = set(tokenizer.all_special_ids) | {
             number for number, token in tokenizer.added_tokens_decoder.items() if token.special
-        }
+        } - {tokenizer.unk_token_id}
 
     def encode(self, examples: Sequence[Example]) -> list[Encoded | BadRow]:
         """Each example's tokens, or what is wrong with it."""
@@ -70,7 +70,7 @@ class Encoder:
             for rendered in drafts
             if not isinstance(rendered, BadRow)
             for draft in rendered
-            for cut in (*draft.cuts, len(draft.text))
+            for cut in draft.cuts
         )
         return [
             draft if isinstance(draft, BadRow) else _or_fault(partial(self._row, one, draft, ids))
@@ -79,41 +79,40 @@ class Encoder:
 
     def _draft(self, example: Example) -> list[Rendered]:
         """Each completion after its prompt, as text."""
-        return [self._rendered(example, completion) for completion in example.completions]
-
-    def _rendered(self, example: Example, completion: Side) -> Rendered:
-        prompt = example.prompt
-        if isinstance(prompt, str) or isinstance(completion, str):
-            assert isinstance(prompt, str) and isinstance(completion, str)
-            return plain(prompt, completion)
+        if isinstance(example.prompt, str):
+            texts = cast(tuple[str, ...], example.completions)
+            return [plain(example.prompt, completion) for completion in texts]
         if not self.tokenizer.chat_template:
             raise UserError(
                 "the rows are conversations, and this model's tokenizer has no chat template: "
                 "use an instruction-tuned model, or rows of plain text"
             )
-        template = partial(
-            self.tokenizer.apply_chat_template, tokenize=False, **dict(example.template)
-        )
+        options = {**example.template, "tokenize": False}
+        template = partial(self.tokenizer.apply_chat_template, **options)
+        turns = cast(tuple[list[Message], ...], example.completions)
         try:
-            return render(template, prompt, completion)
+            opened = template(example.prompt, add_generation_prompt=True)
+            return [render(template, example.prompt, answer, opened) for answer in turns]
         except (TemplateError, TypeError, ValueError, KeyError) as error:
             raise BadRow(f"the chat template refuses it: {error}") from error
 
     def _ids(self, texts: Iterable[str]) -> Mapping[str, Ids]:
         """The ids of each text, without special tokens but those that it spells out."""
         distinct = list(dict.fromkeys(texts))
-        if not distinct:
-            return {}
-        tokenized = self.tokenizer(
-            distinct, add_special_tokens=False, return_attention_mask=False, verbose=False
-        )
-        return dict(zip(distinct, tokenized["input_ids"], strict=True))
+        if self.tokenizer.is_fast:
+            backend = self.tokenizer.backend_tokenizer
+            encodings = backend.encode_batch_fast(distinct, add_special_tokens=False)
+            return {text: one.ids for text, one in zip(distinct, encodings, strict=True)}
+        return {
+            text: self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+            for text in distinct
+        }
 
     def _row(self, example: Example, drafts: list[Rendered], ids: Mapping[str, Ids]) -> Encoded:
-        notes = ["were exchanged, for their preference was below 0.5"] if example.turned else []
+        notes = ["pairs exchanged, for their preference was below 0.5"] if example.turned else []
         if any(draft.skipped for draft in drafts):
             notes.append(
-                "have answers that are context only, for the chat template changes them later on"
+                "rows with answers not trained, for the chat template changes them later on"
             )
         if len({draft.prompt for draft in drafts}) > 1:
             raise BadRow("the chat template gives the two completions different prompts")
@@ -122,26 +121,35 @@ class Encoder:
         if not drafts[0].chat or not prompted:
             prompt = [*self.start.ids(prompted), *prompt]
         completions = tuple(self._completion(draft, ids) for draft in drafts)
+        if any(self._spells_specials(completion) for completion in completions):
+            notes.append("rows whose completions spell out special tokens of the model")
         if self._too_long(prompt, completions):
             prompt, completions = self._shortened(prompt, completions)
-            notes.append("were truncated")
+            notes.append("truncated rows")
         if len(completions) == 2 and completions[0] == completions[1]:
             raise BadRow("chosen and rejected are the same, as tokens within the length limits")
         return Encoded(array("i", prompt), completions, example.preference, prompted, tuple(notes))
 
     def _completion(self, draft: Rendered, ids: Mapping[str, Ids]) -> Completion:
         whole = ids[draft.text]
-        cuts = [_position(ids[draft.text[:cut]], whole) for cut in draft.cuts]
-        tail = list(whole[cuts[0] :])
+        cuts = [_position(ids[draft.text[:cut]], whole) for cut in draft.cuts[:-1]]
+        tail = whole[cuts[0] :]
         if not tail:
             raise BadRow("the completion has no tokens")
         eos = self.tokenizer.eos_token_id
         ended = tail[-1] in self.specials if draft.chat else tail[-1] == eos
         if not ended and eos is not None:
             tail.append(eos)
-        begins, ends = cuts[::2], [*cuts[1:-1:2], cuts[0] + len(tail)]
+        begins, ends = cuts[::2], [*cuts[1::2], cuts[0] + len(tail)]
         spans = tuple((b - cuts[0], e - cuts[0]) for b, e in zip(begins, ends, strict=True))
         return Completion(array("i", tail), spans)
+
+    def _spells_specials(self, completion: Completion) -> bool:
+        """Is a special token trained anywhere but at the end of a turn?"""
+        return not all(
+            self.specials.isdisjoint(completion.ids[begin : end - 1])
+            for begin, end in completion.spans
+        )
 
     def _too_long(self, prompt: Ids, completions: tuple[Completion, ...]) -> bool:
         """Is the row beyond the limits on length? ``BadRow`` where such rows are dropped."""
@@ -195,7 +203,7 @@ def _start(tokenizer: Any) -> _Start:
 
 def _position(part: Ids, whole: Ids) -> int:
     """Where a text that starts the whole ends in the whole's tokens."""
-    if list(whole[: len(part)]) != list(part):
+    if whole[: len(part)] != part:
         raise BadRow(
             "the tokens of the prompt change when the completion follows: "
             "end the prompt before a space or a line break"
