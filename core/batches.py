@@ -138,7 +138,8 @@ class Batch:
 
     def with_sequences(self, sequences: Mapping[str, Sequences]) -> Self:
         """The same rows, with these fields in place of theirs."""
-        return replace(self, **dict(sequences))
+        changes: dict[str, Any] = dict(sequences)
+        return replace(self, **changes)
 
     def with_columns(self, columns: Mapping[str, Tensor]) -> Self:
         """Add prepared columns, each with one entry a row."""

@@ -4,22 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from trimtab.core.batches import Batch, Demonstrations, Sequences
 from trimtab.core.columns import annotate, forward, prepare
-from trimtab.core.config import RolloutConfig
+from trimtab.core.config import RolloutConfig, RunFile
 from trimtab.core.gradient import weights
 from trimtab.core.layout import rows_of
 from trimtab.core.lm import LanguageModel
 from trimtab.core.measures import Column, Measure, measure, of_batch, rows
-from trimtab.core.objective import Loss, Needs, Objective, Term
+from trimtab.core.objective import Loss, Needs, Objective
 from trimtab.core.policy import POLICY
 from trimtab.core.reference import Reference
 from trimtab.core.sampling import Completion, as_sequences, sample, uniforms
+
+if TYPE_CHECKING:
+    from trimtab.core.build import Parts
 
 FEWEST_FOR_KL = 64
 """A KL is an expectation under the current policy; fewer samples are too few to say one."""
@@ -31,6 +34,25 @@ class Evaluation:
 
     measures: Mapping[str, Measure]
     samples: list[dict[str, Any]]
+
+
+def evaluate_parts(parts: Parts, file: RunFile) -> Evaluation | None:
+    """Evaluate a run as it stands; None where no rows are held out."""
+    held_out = parts.source.held_out()
+    if held_out is None:
+        return None
+    return evaluate(
+        parts.model,
+        parts.objective,
+        parts.loop.reference,
+        parts.reference,
+        held_out,
+        tokenizer=parts.tokenizer,
+        stops=parts.stops,
+        rollout=file.rollout,
+        samples=file.train.eval_samples,
+        seed=file.train.seed,
+    )
 
 
 @torch.no_grad()

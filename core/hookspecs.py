@@ -12,37 +12,37 @@ hookimpl = pluggy.HookimplMarker("trimtab")
 
 
 @hookspec
-def provide_objectives() -> Iterable[type]:
+def provide_objectives() -> Iterable[type]:  # type: ignore[empty-body]
     """Return the Objective classes (and recipes) of this plugin."""
 
 
 @hookspec
-def provide_rewards() -> Iterable[type]:
+def provide_rewards() -> Iterable[type]:  # type: ignore[empty-body]
     """Return the Reward classes of this plugin."""
 
 
 @hookspec
-def provide_references() -> Iterable[type]:
+def provide_references() -> Iterable[type]:  # type: ignore[empty-body]
     """Return the Reference classes of this plugin."""
 
 
 @hookspec
-def provide_sources() -> Iterable[type]:
+def provide_sources() -> Iterable[type]:  # type: ignore[empty-body]
     """Return the Source classes of this plugin."""
 
 
 @hookspec
-def provide_judges() -> Iterable[type]:
+def provide_judges() -> Iterable[type]:  # type: ignore[empty-body]
     """Return the Judge classes of this plugin."""
 
 
 @hookspec
-def provide_engines() -> Iterable[type]:
+def provide_engines() -> Iterable[type]:  # type: ignore[empty-body]
     """Return the generation engines of this plugin."""
 
 
 @hookspec
-def provide_trackers() -> Iterable[type]:
+def provide_trackers() -> Iterable[type]:  # type: ignore[empty-body]
     """Return the trackers of this plugin."""
 
 
@@ -52,6 +52,21 @@ def execute_run(run: Any) -> Any:
 
     Wrap it (``hookimpl(wrapper=True)``) to profile; answer it to launch the run elsewhere.
     """
+
+
+@hookspec
+def run_started(run: Any, step: int, steps: int) -> None:
+    """Observe a run that is about to train, from this step on. Return nothing."""
+
+
+@hookspec
+def evaluation_ended(run: Any, step: int, evaluation: Any) -> None:
+    """Observe what an evaluation found: its measures and samples. Return nothing."""
+
+
+@hookspec
+def noted(run: Any, text: str) -> None:
+    """Observe something that the user should know of a run. Return nothing."""
 
 
 @hookspec

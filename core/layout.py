@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -56,10 +56,11 @@ class Layout:
 
     def to(self, device: torch.device) -> Layout:
         """The same layout on a device."""
-        moved = {f.name: getattr(self, f.name) for f in fields(self)}
-        return Layout(
-            **{k: v.to(device) if isinstance(v, Tensor) else v for k, v in moved.items()}
-        )
+        values: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
+        for name, value in values.items():
+            if isinstance(value, Tensor):
+                values[name] = value.to(device)
+        return Layout(**values)
 
     def attention(self, window: int | None = None) -> Tensor:
         """Who sees whom: bool [B, S] where padded, bool [B, 1, S, S] where shared.

@@ -9,10 +9,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from trimtab.core.batches import Batch, Pairs, Sequences
+
+Values = npt.NDArray[np.float64]
 
 RESAMPLES = 2000
 LEVEL = 0.95
@@ -45,9 +48,11 @@ def measure(column: Column) -> Measure | None:
     if not weight_N.sum():
         return None
 
-    def ratio(value: np.ndarray, weight: np.ndarray, axis: int = -1) -> np.ndarray:
+    def ratio(value: Values, weight: Values, axis: int = -1) -> Values:
         total = weight.sum(axis)
-        return np.divide(value.sum(axis), total, out=np.zeros_like(total), where=total != 0)
+        out: Values = np.zeros_like(total)
+        np.divide(value.sum(axis), total, out=out, where=total != 0)
+        return out
 
     value = float(ratio(value_N, weight_N))
     if len(value_N) < 2:

@@ -16,14 +16,13 @@ Roles = Mapping[str, Sequence[nn.Parameter]]
 def make_optimizer(roles: Roles, config: TrainConfig) -> torch.optim.Optimizer:
     """One group a role. States are float32, unless the run asks for 8-bit ones."""
     groups = [{"params": list(parameters), "role": role} for role, parameters in roles.items()]
-    options = {"lr": config.learning_rate, "weight_decay": config.weight_decay}
+    options: dict[str, Any] = {"lr": config.learning_rate, "weight_decay": config.weight_decay}
     if config.optimizer == "adamw":
         return torch.optim.AdamW(groups, **options)
-    import bitsandbytes
+    from bitsandbytes.optim import adamw
 
-    paged = config.optimizer == "paged_adamw_8bit"
-    kind = bitsandbytes.optim.PagedAdamW8bit if paged else bitsandbytes.optim.AdamW8bit
-    return kind(groups, **options)  # type: ignore[no-any-return]
+    kind = adamw.PagedAdamW8bit if config.optimizer == "paged_adamw_8bit" else adamw.AdamW8bit
+    return kind(groups, **options)
 
 
 def make_schedule(optimizer: torch.optim.Optimizer, config: TrainConfig, steps: int) -> Any:

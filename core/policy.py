@@ -47,7 +47,7 @@ class Policy(Protocol):
         """Cut micro-batches of half the size from now on; ``RunError`` when that cannot be."""
 
     def fingerprint(self, role: str) -> str | None:
-        """What determines a role's log-probs beside the tokens; None: they change, or are unknown."""
+        """What determines a role's log-probs beside the tokens; None where that is unknown."""
 
     def trained(self) -> Mapping[str, list[torch.nn.Parameter]]:
         """The trained parameters of each role."""

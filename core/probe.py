@@ -1,4 +1,4 @@
-"""Is prefix sharing exact with this model, here? Measured once at start, on the run's longest row."""
+"""Is prefix sharing exact with this model, here? Measured at start, on the run's longest row."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ TOLERANCE = 1e-4
 """In float32: nats a token, and the relative error of the gradient. Measured: 2e-5 and 6e-6."""
 
 SLACK = 1.5
-"""In bfloat16 any change of layout moves numbers; sharing may err so much more than padding does."""
+"""In bfloat16 any layout moves numbers; sharing may err so many times as much as padding."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ def _errors(one: _Measured, other: _Measured) -> tuple[float, float]:
 
 @contextmanager
 def _in_float32(model: LanguageModel) -> Iterator[None]:
-    """Compute in float32 with the same weights; bfloat16 -> float32 -> bfloat16 changes nothing."""
+    """Compute in float32 with the same weights: bfloat16 comes back from float32 as it was."""
     narrow = [
         p for p in model.base.parameters() if p.dtype == torch.bfloat16 and p.is_floating_point()
     ]

@@ -23,6 +23,11 @@ class Processes:
         """Does this one write files?"""
         return self.rank == 0
 
+    @property
+    def suffix(self) -> str:
+        """For names of what each process writes for itself; nothing for the main one."""
+        return f"-{self.rank}" if self.rank else ""
+
     def share(self, rows: int) -> Tensor:
         """Row numbers of this process: every count-th."""
         return torch.arange(self.rank, rows, self.count)

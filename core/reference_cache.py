@@ -53,7 +53,7 @@ class ReferenceCache:
         self.warnings: list[str] = []
         self._fingerprint = fingerprint.encode()
         self._folder = folder / hashlib.sha256(self._fingerprint).hexdigest()[:32]
-        self._run_id = run_id
+        self.run_id = run_id
         self._own = re.compile(re.escape(run_id) + r"-([0-9]+)\.safetensors")
         self._values: dict[str, Tensor] = {}
         self._unwritten: dict[str, Tensor] = {}
@@ -97,7 +97,7 @@ class ReferenceCache:
         if not self._unwritten:
             return
         last = max(map(self._number, self._shards()), default=-1)
-        name = f"{self._run_id}-{last + 1}.safetensors"
+        name = f"{self.run_id}-{last + 1}.safetensors"
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
             write_atomically(self._folder / name, _pack(self._unwritten))

@@ -1,8 +1,8 @@
 """Named adapters on one base: the only module that touches PEFT.
 
 A role is an adapter, and for a scalar role a head. Adapters off is the base itself, bit for bit.
-Switching must enclose a role's forward *and* its backward: PEFT freezes the adapters it leaves, so a
-joint backward later gives zero gradients, and recomputation would run under the wrong adapter;
+Switching must enclose a role's forward *and* its backward: PEFT freezes the adapters it leaves, so
+a joint backward later gives zero gradients, and recomputation would run under the wrong adapter;
 neither raises an error.
 """
 
@@ -23,10 +23,16 @@ from trimtab.core.files import read_json, write_json
 from trimtab.core.policy import POLICY, REFERENCE
 
 HEAD = "score"
-"""The module that scalar roles train, where ``AutoModelForSequenceClassification`` looks for it."""
+"""What scalar roles train, by the name that ``AutoModelForSequenceClassification`` gives it."""
 
 START = "start"
 """The frozen adapter that a run starts from, when it starts from one."""
+
+
+def adapter_settings(folder: Path) -> dict[str, Any]:
+    """What ``adapter_config.json`` says."""
+    settings: dict[str, Any] = read_json(folder / "adapter_config.json")
+    return settings
 
 
 class Roles:
@@ -55,6 +61,21 @@ class Roles:
         torch.manual_seed(seed)
         for role in (POLICY, *scalar):
             self._add(role, self._lora(adapter, role in self.scalar))
+
+    @classmethod
+    def loaded(cls, base: Any, folder: Path) -> Roles:
+        """A base with one trained adapter as its policy, frozen, to sample from or to merge."""
+        from peft import PeftModel
+
+        roles = cls(base, None)
+        base.requires_grad_(False)
+        roles.peft = PeftModel.from_pretrained(base, folder, adapter_name=POLICY)
+        base.train()
+        return roles
+
+    def merged(self) -> Any:
+        """The base with the policy's adapter added to its weights, and without PEFT."""
+        return self.peft.merge_and_unload(adapter_names=[POLICY])
 
     @property
     def names(self) -> list[str]:
@@ -121,7 +142,7 @@ class Roles:
             path.replace(folder / path.name)
         (folder / role).rmdir()
         (folder / "README.md").unlink(missing_ok=True)
-        settings = read_json(folder / "adapter_config.json")
+        settings = adapter_settings(folder)
         write_json(
             folder / "adapter_config.json", {**settings, "base_model_name_or_path": base_name}
         )
@@ -155,7 +176,7 @@ class Roles:
         targets = adapter.targets
         return LoraConfig(
             r=adapter.rank,
-            lora_alpha=adapter.alpha or 2 * adapter.rank,
+            lora_alpha=adapter.alpha or 2 * adapter.rank,  # type: ignore[arg-type]
             target_modules=targets if isinstance(targets, str) else list(targets),
             lora_dropout=adapter.dropout,
             exclude_modules=[HEAD] if self.scalar else None,

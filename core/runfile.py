@@ -113,6 +113,18 @@ def dump(run: RunFile) -> str:
     return write(run.model_dump(mode="json"))
 
 
+def dump_plan(plan: Plan) -> str:
+    """The YAML of all the runs of a plan; ``load`` gives equal ones."""
+    if plan.stages[0].name is None:
+        return dump(plan.stages[0].run)
+    whole = plan.stages[0].run.model_dump(mode="json", include={"plugins", "run"})
+    stages = [
+        {"name": stage.name, **stage.run.model_dump(mode="json", exclude={"plugins", "run"})}
+        for stage in plan.stages
+    ]
+    return write({**whole, "stages": stages})
+
+
 def _text(path: Path) -> str:
     try:
         with path.open("rb") as file:

@@ -37,15 +37,24 @@ def stop_ids(model: Any, tokenizer: Any) -> frozenset[int]:
     return frozenset(ids)
 
 
+def prompt_ids(tokenizer: Any, text: str, *, chat: bool) -> list[int]:
+    """The tokens of a prompt, as the user's turn of the model's chat template where it has one."""
+    if chat and tokenizer.chat_template:
+        turns = [{"role": "user", "content": text}]
+        text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+        return list(tokenizer(text, add_special_tokens=False).input_ids)
+    return list(tokenizer(text).input_ids)
+
+
 def uniforms(seed: int, step: int, rows: Sequence[int], width: int) -> Tensor:
     """[N, T] numbers in [0, 1): row n's depend on (seed, step, rows[n]) and on nothing else."""
-    streams = [torch.Generator().manual_seed(_mixed(seed, step, row)) for row in rows]
+    streams = [torch.Generator().manual_seed(mixed(seed, step, row)) for row in rows]
     return torch.stack(
         [torch.rand(width, generator=stream, dtype=torch.float64) for stream in streams]
     )
 
 
-def _mixed(*numbers: int) -> int:
+def mixed(*numbers: int) -> int:
     """A seed in which every number matters."""
     digest = hashlib.sha256(" ".join(map(str, numbers)).encode()).digest()
     return int.from_bytes(digest[:7], "big")

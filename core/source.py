@@ -60,7 +60,7 @@ class Source(ABC, Generic[C]):
 
     @abstractmethod
     def collect(self, policy: Policy, rows: int) -> Batch:
-        """The next rows, at most so many, without computed columns. An epoch's last batch may be smaller."""
+        """The next rows, without computed columns; fewer than asked for at an epoch's end."""
 
     @abstractmethod
     def held_out(self) -> Batch | None:
@@ -68,6 +68,10 @@ class Source(ABC, Generic[C]):
 
     def steps_per_epoch(self, rows: int) -> int | None:
         """How many batches one pass over the data makes; None where there is no such thing."""
+        return None
+
+    def longest(self) -> Batch | None:
+        """The row that needs the most tokens, to measure with; None where nobody knows it."""
         return None
 
     def describe(self) -> Mapping[str, Any]:

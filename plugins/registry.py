@@ -16,6 +16,7 @@ import sys
 import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import entry_points, version
@@ -36,6 +37,7 @@ BUILTIN = (
     "trimtab.plugins.references.adapter_off",
     "trimtab.plugins.references.model",
     "trimtab.plugins.sources.dataset",
+    "trimtab.plugins.local",
 )
 
 
@@ -113,6 +115,16 @@ class Plugins:
     def hook(self) -> pluggy.HookRelay:
         """Calls a hook of every plugin: ``hook.step_ended(run=..., step=..., metrics=...)``."""
         return self.manager.hook
+
+    @contextmanager
+    def observing(self, observers: Iterable[object]) -> Iterator[None]:
+        """Call the hooks of these objects too, while the block runs."""
+        added = [observer for observer in observers if self.manager.register(observer)]
+        try:
+            yield
+        finally:
+            for observer in added:
+                self.manager.unregister(observer)
 
     def add(self, plugin: str, distribution: Distribution, load: Callable[[], object]) -> None:
         """Load and register one plugin, or warn that it is broken."""

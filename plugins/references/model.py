@@ -24,7 +24,7 @@ class ModelReferenceConfig(Config):
     """Which model."""
 
     model: str | None = None
-    """A hub id, a local folder, or the embedded model; null is the one that the run starts from."""
+    """A hub id, a folder, or the embedded model; null is the one that the run starts from."""
 
 
 class ModelReference(Reference[ModelReferenceConfig]):

@@ -6,11 +6,10 @@ Names are loaded when they are first used, so that ``import trimtab`` does not i
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from trimtab.api import load_run_file, resume, train
     from trimtab.core.batches import (
         Batch,
         Demonstrations,
@@ -25,7 +24,6 @@ if TYPE_CHECKING:
     from trimtab.core.options import Config
     from trimtab.core.reference import Reference
     from trimtab.core.reward import Reward, Score
-    from trimtab.core.runfile import Plan, Registry
     from trimtab.core.source import Source
 
 _HOMES = {
@@ -39,6 +37,7 @@ _HOMES = {
     "source": ("Source",),
 }
 _HOME = {name: f"trimtab.core.{home}" for home, names in _HOMES.items() for name in names}
+_HOME |= dict.fromkeys(("load_run_file", "resume", "train"), "trimtab.api")
 
 __all__ = [
     "Batch",
@@ -60,24 +59,9 @@ __all__ = [
     "Updates",
     "hookimpl",
     "load_run_file",
+    "resume",
+    "train",
 ]
-
-
-def load_run_file(
-    path: str | Path, overrides: Iterable[str] = (), registry: Registry | None = None
-) -> Plan:
-    """Read and check a run file, with ``a.b=c`` overrides.
-
-    ``registry`` finds the plugins; by default the built-in and the installed ones. Raises
-    ``RunFileError``, whose ``errors`` are all that is wrong.
-    """
-    from trimtab.core.runfile import load
-
-    if registry is None:
-        from trimtab.plugins.registry import Plugins
-
-        registry = Plugins()
-    return load(path, overrides, registry)
 
 
 def __getattr__(name: str) -> Any:

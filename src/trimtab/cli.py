@@ -12,11 +12,16 @@ import typer
 from trimtab.core.errors import TrimtabError, UserError
 
 COMMANDS = (
+    "train",
+    "resume",
     "validate",
     "plugins",
     "describe",
     "schema",
     "data",
+    "generate",
+    "evaluate",
+    "export",
     "env",
 )
 """In the order of the help. ``NAME`` is the function of that name in ``trimtab.commands.NAME``, or
@@ -44,7 +49,7 @@ def build() -> typer.Typer:
 
 
 def main() -> None:
-    """Run one command. Exit status: 0, 1 it failed, 2 bad input, 130 Ctrl-C."""
+    """Run one command. Exit status: 0, 1 it failed, 2 bad input, 130 Ctrl-C, 143 SIGTERM."""
     debug = os.environ.get("TRIMTAB_DEBUG") == "1"
     if not debug:
         warnings.formatwarning = _plain_warning
@@ -62,7 +67,7 @@ def _report(error: Exception) -> int:
     """Say what went wrong on stderr, and give the exit status."""
     if isinstance(error, TrimtabError):
         print(error, file=sys.stderr)
-        return 2 if isinstance(error, UserError) else 1
+        return getattr(error, "exit_status", 2 if isinstance(error, UserError) else 1)
     print(
         f"this is a fault of trimtab or of a plugin: {type(error).__name__}: {error}\n"
         "Run it again with TRIMTAB_DEBUG=1 to see where.",

@@ -1,0 +1,159 @@
+"""From a checked run file to the parts that train: model, rows, objective, reference, loop."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from trimtab.core.batches import Batch
+from trimtab.core.config import RunFile, Selected
+from trimtab.core.errors import UserError
+from trimtab.core.lm import LanguageModel
+from trimtab.core.loop import Loop
+from trimtab.core.model import compute_dtype, device, load_base, load_tokenizer
+from trimtab.core.objective import Objective
+from trimtab.core.optimizer import make_optimizer, make_schedule
+from trimtab.core.policy import LANGUAGE_ROLES
+from trimtab.core.processes import Processes
+from trimtab.core.reference import Reference
+from trimtab.core.roles import Roles
+from trimtab.core.sampling import stop_ids
+from trimtab.core.source import Setting, Source
+
+
+class Registry(Protocol):
+    """Finds plugins by kind and name, and calls their hooks."""
+
+    @property
+    def hook(self) -> Any:
+        """Calls a hook of every plugin."""
+
+    def names(self, kind: str) -> list[str]:
+        """Every name of this kind."""
+
+    def find(self, kind: str, name: str) -> type[Any]:
+        """The class of that name."""
+
+    def make(self, kind: str, name: str, options: dict[str, Any]) -> Any:
+        """An instance of it."""
+
+
+@dataclass
+class Parts:
+    """What a run is made of."""
+
+    model: LanguageModel
+    tokenizer: Any
+    stops: frozenset[int]
+    objective: Objective
+    source: Source
+    reference: Reference | None
+    loop: Loop
+    steps: int
+
+
+def build(file: RunFile, registry: Registry, processes: Processes) -> Parts:
+    """Everything that the run file names. Rows are read first: bad data should fail at once."""
+    objective: Objective = _made(registry, "objective", file.objective)
+    tokenizer = load_tokenizer(file.model.name, trust_remote_code=file.model.trust_remote_code)
+    source = _source(file, registry, objective.data, tokenizer)
+    streams = {
+        name: _source(file, registry, kind, tokenizer) for name, kind in objective.streams.items()
+    }
+    model = _model(file, objective, source)
+    reference = _reference(file, registry, objective, model)
+    steps = _steps(file, source)
+    optimizer = make_optimizer(model.trained(), file.train)
+    loop = Loop(
+        policy=model,
+        objective=objective,
+        sources={"batch": source, **streams},
+        optimizer=optimizer,
+        schedule=make_schedule(optimizer, file.train, steps),
+        rows=file.train.rows,
+        reference=reference,
+        max_grad_norm=file.train.max_grad_norm,
+        seed=file.train.seed,
+        processes=processes,
+    )
+    stops = stop_ids(model.base, tokenizer)
+    return Parts(model, tokenizer, stops, objective, source, reference, loop, steps)
+
+
+def _made(registry: Registry, kind: str, selected: Selected) -> Any:
+    return registry.make(kind, selected.name, selected.options)
+
+
+def _source(file: RunFile, registry: Registry, kind: type[Batch], tokenizer: Any) -> Source:
+    """The one that the run file names, else the first that makes this kind of rows."""
+    if file.source is not None:
+        source: Source = _made(registry, "source", file.source)
+        if not source.serves(kind):
+            raise UserError(
+                f"the source {source.name!r} cannot make the {kind.__name__} that the objective "
+                f"{file.objective.name!r} learns from"
+            )
+    else:
+        names = [n for n in registry.names("source") if registry.find("source", n).serves(kind)]
+        if not names:
+            raise UserError(
+                f"no source makes the {kind.__name__} that the objective {file.objective.name!r} "
+                f"learns from. Installed: {', '.join(registry.names('source'))}"
+            )
+        source = registry.make("source", names[0], {})
+    source.open(
+        Setting(
+            batch=kind,
+            data=file.data,
+            tokenizer=tokenizer,
+            seed=file.train.seed,
+            rollout=file.rollout,
+        )
+    )
+    return source
+
+
+def _model(file: RunFile, objective: Objective, source: Source) -> LanguageModel:
+    place = device()
+    scalar = sorted({term.role for term in objective.terms} - LANGUAGE_ROLES)
+    roles = Roles(
+        load_base(file.model, place), file.model.adapter, scalar=scalar, seed=file.train.seed
+    )
+    if file.model.start is not None:
+        roles.start_from(adapter_folder(file.model.start))
+    return LanguageModel(
+        roles,
+        dtype=compute_dtype(file.model, place),
+        micro_tokens=file.train.micro_tokens,
+        share=bool(file.model.prefix_sharing),
+        temperature=1.0 if source.fixed else file.rollout.temperature,
+    )
+
+
+def adapter_folder(start: str) -> Path:
+    """Where the adapter of a run directory, or of a PEFT folder, is."""
+    path = Path(start).expanduser()
+    inside = path / "adapter"
+    return inside if inside.is_dir() else path
+
+
+def _reference(
+    file: RunFile, registry: Registry, objective: Objective, model: LanguageModel
+) -> Reference | None:
+    """Without an adapter to turn off, only an objective that needs a reference gets one."""
+    wanted = objective.needs.reference or bool(objective.needs.before)
+    if file.model.adapter is None and not wanted:
+        return None
+    reference: Reference = _made(registry, "reference", file.reference)
+    reference.open(file.model, model)
+    return reference
+
+
+def _steps(file: RunFile, source: Source) -> int:
+    if file.train.steps is not None:
+        return file.train.steps
+    an_epoch = source.steps_per_epoch(file.train.rows)
+    if an_epoch is None:
+        raise UserError(f"the source {source.name!r} has no epochs: give train.steps")
+    return an_epoch * (file.train.epochs or 1)

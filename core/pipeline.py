@@ -1,0 +1,119 @@
+"""The runs of a run file, one after the other, each handing on what it made."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any, Protocol
+
+from trimtab.core.build import Registry
+from trimtab.core.config import RunFile
+from trimtab.core.environment import environment
+from trimtab.core.processes import Processes
+from trimtab.core.run import Run
+from trimtab.core.rundir import RunDirectory, new_run_path
+from trimtab.core.runfile import Plan, Stage, dump, dump_plan, load
+
+
+class Observed(Registry, Protocol):
+    """A registry to which the observers of one run can be added."""
+
+    def add_file(self, path: Path) -> None:
+        """Load a plugin from a Python file."""
+
+    def observing(self, observers: list[Any]) -> AbstractContextManager[None]:
+        """Call the hooks of these objects too, while the block runs."""
+
+
+def start(plan: Plan, path: Path | None, registry: Observed, processes: Processes) -> Path:
+    """Run every stage in a new directory; return it."""
+    first = plan.stages[0].run
+    chosen = path or (Path(first.run) if first.run else new_run_path(Path("runs"), plan.path.stem))
+    home = Path(processes.gather(str(chosen))[0])
+    plan = Plan(plan.path, plan.text, tuple(Stage(s.name, absolute(s.run)) for s in plan.stages))
+    if processes.main:
+        RunDirectory.create(home, dump_plan(plan), plan.text, environment())
+    processes.wait()
+    return _run_all(plan, RunDirectory.open(home), registry, processes)
+
+
+def resume(path: Path, registry: Observed, processes: Processes) -> Path:
+    """Go on where the directory stands. A finished run takes no extra step."""
+    home = RunDirectory.open(path)
+    plan = load(home.path / "config.yaml", (), registry)
+    return _run_all(plan, home, registry, processes)
+
+
+def _run_all(plan: Plan, home: RunDirectory, registry: Observed, processes: Processes) -> Path:
+    if plan.stages[0].name is None:
+        return _execute(Run(plan.stages[0].run, home, registry, None, processes), registry)
+    locked = home.lock() if processes.main else nullcontext()
+    with locked:
+        _stages(plan, home, registry, processes)
+    return home.path
+
+
+def _stages(plan: Plan, home: RunDirectory, registry: Observed, processes: Processes) -> None:
+    steps = 0
+    for stage in plan.stages:
+        directory = RunDirectory(home.path / "stages" / str(stage.name))
+        file = handed_over(stage.run, home.path)
+        if processes.main and not (directory.path / "config.yaml").exists():
+            RunDirectory.create(directory.path, dump(file), plan.text, environment())
+        processes.wait()
+        resolved = load(directory.path / "config.yaml", (), registry).stages[0].run
+        file = handed_over(
+            resolved.model_copy(update={"model": _model(resolved, file)}), home.path
+        )
+        run = Run(file, directory, registry, stage.name, processes)
+        try:
+            _execute(run, registry)
+        except BaseException:
+            if processes.main:
+                ended = directory.state()
+                home.set_state(ended.state, steps + ended.step, ended.error)
+            raise
+        steps += directory.state().step
+        if processes.main:
+            last = stage is plan.stages[-1]
+            home.set_state("finished" if last else "running", steps)
+
+
+def _model(resolved: RunFile, file: RunFile) -> Any:
+    """The stage's model as it was settled, started from where the earlier stage is now."""
+    return resolved.model.model_copy(update={"start": file.model.start})
+
+
+def _execute(run: Run, registry: Observed) -> Path:
+    if run.directory.state().state == "finished":
+        run.note(f"{run.directory.path} is finished: nothing is left to do")
+        return run.directory.path
+    trackers = [registry.make("tracker", t.name, t.options) for t in run.file.trackers]
+    with registry.observing(trackers):
+        result: Path = registry.hook.execute_run(run=run)
+    return result
+
+
+def handed_over(file: RunFile, home: Path) -> RunFile:
+    """``stages.NAME`` replaced by that stage's directory."""
+    start = file.model.start
+    if start is None or not start.startswith("stages."):
+        return file
+    there = str((home / "stages" / start.removeprefix("stages.")).resolve())
+    return file.model_copy(update={"model": file.model.model_copy(update={"start": there})})
+
+
+def absolute(file: RunFile) -> RunFile:
+    """Local paths made absolute, so that a run can be resumed from anywhere."""
+    data = _absolute(file.data, ("train", "eval"))
+    model = _absolute(file.model, ("name", "start"))
+    return file.model_copy(update={"data": data, "model": model})
+
+
+def _absolute(section: Any, keys: tuple[str, ...]) -> Any:
+    values: Mapping[str, str | None] = {key: getattr(section, key) for key in keys}
+    paths = {key: Path(value).expanduser() for key, value in values.items() if value}
+    return section.model_copy(
+        update={key: str(path.resolve()) for key, path in paths.items() if path.exists()}
+    )

@@ -1,0 +1,45 @@
+"""SIGTERM and SIGINT: finish the step, save, and leave."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from trimtab.core.errors import TrimtabError
+
+
+class Stopped(TrimtabError):
+    """The run was asked to stop, and has saved where it was."""
+
+    def __init__(self, number: int, message: str) -> None:
+        super().__init__(message)
+        self.exit_status = 128 + number
+
+
+class Stop:
+    """Whether a signal has come. A second SIGINT does not wait for the step to end."""
+
+    number: int | None = None
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGINT and self.number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.number = number
+
+
+@contextmanager
+def stop_on_signals() -> Iterator[Stop]:
+    """Note SIGTERM and SIGINT while the block runs. Outside the main thread nothing is noted."""
+    stop = Stop()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,34 @@
+"""``trimtab train``: a run, or all the stages of one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from trimtab.commands import Overrides, RunFileArgument, ended, quiet
+
+
+def train(
+    file: RunFileArgument,
+    run: Annotated[
+        Path | None, typer.Option("--run", help="The run directory to make.", show_default=False)
+    ] = None,
+    overrides: Overrides = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what it would cost, from one measured step.")
+    ] = False,
+) -> None:
+    """Train as a run file says, and print where the result is."""
+    quiet()
+    if dry_run:
+        from trimtab.dry import dry_run as measured
+
+        for line in measured(file, overrides or ()):
+            typer.echo(line)
+        return
+    from trimtab.api import train as carry_out
+    from trimtab.progress import Display
+
+    ended(carry_out(file, run, overrides or (), observers=[Display()]))
