@@ -230,8 +230,12 @@ def test_long_rows_are_cut_at_the_prompts_start_and_the_completions_end():
     assert list(row.completions[0].ids) == [9, 9], "no EOS: the answer did not end here"
     assert row.notes == ("truncated rows",)
     limits = {"overlong": "truncate", "max_completion_tokens": 7}
-    whole = encoded({"messages": turns("one", "two", "three", "four")}, **limits)
-    assert trained(whole.completions[0]) == ["two<|im_end|>"]
+    cut = encoded({"messages": turns("one", "two", "three", "four")}, **limits)
+    assert trained(cut.completions[0]) == ["two<|im_end|>"]
+    limits["max_completion_tokens"] = 14
+    cut = encoded({"messages": turns("one", "two", "three", "four four")}, **limits)
+    assert [one.spans for one in cut.completions] == [((0, 2), (13, 14))]
+    assert len(cut.completions[0].ids) == 14, "the span ends where the tokens end"
 
 
 def test_a_pair_that_truncation_makes_equal_is_dropped():
