@@ -55,7 +55,7 @@ def unflipped(label_N: Tensor, share: float) -> Tensor:
 def desensitised_sum(
     logratio_NT: Tensor, mask_NT: Tensor, other_count_N: Tensor, alpha: float
 ) -> Tensor:
-    """The sum over a completion, discounting what it has beyond the length of its pair's other one.
+    """The sum over a completion, discounting what it has beyond the other one's length.
 
         sum over the first min(n, n_other) trained tokens + alpha * sum over the others
 

@@ -9,7 +9,8 @@ from toy import REFERENCE, Bigram, V, in_two_processes, previous, ragged
 from toy_objectives import ActorCritic, Threshold, entropy
 
 from trimtab import Config, Demonstrations, Labelled, Loss, Needs, Objective, Pairs, Rollouts, Term
-from trimtab.core.columns import annotate, prepare
+from trimtab.core.batches import NotDeclared
+from trimtab.core.columns import annotate, forward, prepare
 from trimtab.core.gradient import accumulate
 from trimtab.objectives.dpo import DPO
 from trimtab.objectives.sft import SFT
@@ -182,6 +183,16 @@ def test_wanted_before_costs_no_forward_with_gradient():
     assert policy.forwards == {("reference", False): 1, ("policy", False): 1}
     assert rows["batch"].responses.maybe_policy_NT is None
     assert not rows["batch"].mismatched.policy_NT.requires_grad
+    assert forward(policy, rows["batch"], Threshold.needs).mismatched is rows["batch"].mismatched
+
+
+def test_values_of_before_the_updates_are_for_prepare_alone():
+    rollouts = Rollouts(ragged(N, 3), torch.zeros(N), torch.arange(N))
+    policy = Bigram()
+    batch = annotate(policy, REFERENCE, rollouts, ActorCritic.needs)
+    assert batch.responses.values_NT.shape == batch.responses.mask_NT.shape
+    with pytest.raises(NotDeclared, match="in terms of a scalar role"):
+        forward(policy, batch, ActorCritic.needs).responses.values_NT  # noqa: B018
 
 
 def test_nothing_is_computed_that_was_not_asked_for():
