@@ -67,8 +67,7 @@ def load_model(where: str, registry: Any) -> tuple[LanguageModel, Any]:
     else:
         config, folder = ModelConfig(name=where, quantization="none", adapter=None), path
     place = device()
-    roles = Roles(load_base(config, place), None)
-    roles.base.requires_grad_(False)
+    roles = Roles(load_base(config, place), None, frozen=True)
     if config.adapter is not None:
         roles = Roles.loaded(roles.base, adapter_folder(str(folder)))
     model = LanguageModel(roles, dtype=compute_dtype(config, place), micro_tokens=2048)

@@ -45,6 +45,7 @@ class Roles:
         *,
         scalar: Sequence[str] = (),
         seed: int = 0,
+        frozen: bool = False,
     ) -> None:
         self.base = base
         self.scalar = frozenset(scalar)
@@ -56,7 +57,7 @@ class Roles:
         if adapter is None:
             if scalar:
                 raise UserError("roles beside the policy need model.adapter, and it is null")
-            base.requires_grad_(True)
+            base.requires_grad_(not frozen)
             return
         torch.manual_seed(seed)
         for role in (POLICY, *scalar):
@@ -67,8 +68,7 @@ class Roles:
         """A base with one trained adapter as its policy, frozen, to sample from or to merge."""
         from peft import PeftModel
 
-        roles = cls(base, None)
-        base.requires_grad_(False)
+        roles = cls(base, None, frozen=True)
         roles.peft = PeftModel.from_pretrained(base, folder, adapter_name=POLICY)
         base.train()
         return roles

@@ -13,17 +13,17 @@ import torch
 
 from trimtab.core.build import Parts, Registry, build
 from trimtab.core.config import RunFile
-from trimtab.core.evaluation import Evaluation, evaluate_parts
+from trimtab.core.evaluation import evaluate_parts
 from trimtab.core.files import write_json
 from trimtab.core.finish import write_results
 from trimtab.core.probe import sharing_is_exact
 from trimtab.core.processes import Processes
 from trimtab.core.reference_cache import ReferenceCache
-from trimtab.core.rundir import RunDirectory
+from trimtab.core.rundir import Log, RunDirectory, State
 from trimtab.core.runfile import dump
 from trimtab.core.sampling import mixed
-from trimtab.core.saving import newest_state, open_cache, restore, save
-from trimtab.core.signals import Stop, Stopped, stop_on_signals
+from trimtab.core.saving import open_cache, restore, save
+from trimtab.core.signals import Stop, Stopped
 
 
 @dataclass
@@ -37,11 +37,7 @@ class Run:
     """The stage's, where the run is one of several."""
 
     processes: Processes = field(default_factory=Processes)
-    evaluations: dict[int, Evaluation] = field(default_factory=dict)
-    """What this process has measured, by step."""
-
-    notes: list[str] = field(default_factory=list)
-    """What the user should know: choices made at start, checkpoints passed over."""
+    stop: Stop = field(default_factory=Stop)
 
     def execute(self) -> Path:
         """Carry the run to its end, from wherever its directory stands.
@@ -50,12 +46,11 @@ class Run:
             Stopped: a signal came; the run is saved and can be resumed.
             RunError, UserError: it cannot go on; ``run.json`` says why.
         """
-        locked = self.directory.lock() if self.processes.main else nullcontext()
-        with locked, stop_on_signals() as stop:
+        with self.directory.lock() if self.processes.main else nullcontext():
             try:
                 training = Training.begin(self)
                 self._say("running", training.step)
-                training.to_the_end(stop)
+                training.to_the_end()
             except Stopped as stopped:
                 self._end("stopped", None, str(stopped))
                 raise
@@ -69,7 +64,11 @@ class Run:
             self._end("finished", training.step, None)
         return self.directory.path
 
-    def log(self, name: Any, record: Mapping[str, Any]) -> None:
+    def asked(self) -> int:
+        """The signal that asks the run to stop, in whichever process it came; 0 for none."""
+        return max(self.processes.gather(self.stop.number or 0))
+
+    def log(self, name: Log, record: Mapping[str, Any]) -> None:
         """One line of a log, from the main process."""
         if self.processes.main:
             self.directory.log(name, record)
@@ -88,22 +87,22 @@ class Run:
             self.note(warning)
 
     def note(self, text: str) -> None:
-        """Something the user should know."""
-        self.notes.append(text)
+        """Something the user should know: a choice made at start, a checkpoint passed over."""
         if self.processes.main:
             self.registry.hook.noted(run=self, text=text)
 
-    def rewrite(self, file: RunFile) -> None:
+    def settle(self, section: str, **choices: Any) -> None:
         """Make a choice part of the resolved run file, so that a resume does not choose anew."""
-        self.file = file
+        changed = getattr(self.file, section).model_copy(update=choices)
+        self.file = self.file.model_copy(update={section: changed})
         if self.processes.main:
-            self.directory.rewrite_config(dump(file))
+            self.directory.rewrite_config(dump(self.file))
 
-    def _say(self, state: Any, step: int, error: str | None = None) -> None:
+    def _say(self, state: State, step: int, error: str | None = None) -> None:
         if self.processes.main:
             self.directory.set_state(state, step, error)
 
-    def _end(self, state: Any, step: int | None, error: str | None) -> None:
+    def _end(self, state: State, step: int | None, error: str | None) -> None:
         self._say(state, self.directory.state().step if step is None else step, error)
         if self.processes.main:
             self.registry.hook.run_ended(run=self, state=state)
@@ -116,47 +115,51 @@ class Training:
     run: Run
     parts: Parts
     cache: ReferenceCache | None
-    step: int = 0
+    step: int
     """Steps that are done."""
+
+    saved: int
+    """The step of the newest checkpoint; 0 where there is none."""
 
     @classmethod
     def begin(cls, run: Run) -> Training:
         """Build the parts, make the choices of a first start, and go to the newest checkpoint."""
         parts = build(run.file, run.registry, run.processes)
         run.log_data(parts.source.describe())
-        training = cls(run, parts, None)
-        training._choose()
-        training.cache = open_cache(run, parts)
-        checkpoint = newest_state(run)
-        if checkpoint is None:
-            run.rewind({})
-        else:
-            training.step = restore(run, parts, checkpoint)
-        return training
+        _choose(run, parts)
+        cache = open_cache(run, parts)
+        step = restore(run, parts)
+        return cls(run, parts, cache, step, step)
 
-    def to_the_end(self, stop: Stop) -> None:
+    def to_the_end(self) -> None:
         """All the steps that are left, then the results."""
-        run, hook = self.run, self.run.registry.hook
+        run, train = self.run, self.run.file.train
         if run.processes.main:
-            hook.run_started(run=run, step=self.step, steps=self.parts.steps)
+            run.registry.hook.run_started(run=run, step=self.step, steps=self.parts.steps)
+        self._stop_if_asked()
         if self.step == 0:
             self._evaluate()
         while self.step < self.parts.steps:
+            self._stop_if_asked()
             self._step()
-            if self._due(run.file.train.eval_every) or self.step == self.parts.steps:
+            if self._due(train.eval_every):
                 self._evaluate()
-            asked = max(run.processes.gather(stop.number or 0))
-            last = self.step == self.parts.steps
-            if asked or last or self._due(run.file.train.checkpoint_every):
-                save(run, self.parts, self.cache, self.step)
-            if asked and not last:
-                raise Stopped(
-                    asked,
-                    f"stopped after step {self.step} of {self.parts.steps}, and saved: "
-                    f"trimtab resume {run.directory.path}",
-                )
+            if self._due(train.checkpoint_every):
+                self._save()
         if run.processes.main:
             write_results(run, self.parts)
+
+    def _stop_if_asked(self) -> None:
+        asked = self.run.asked()
+        if not asked:
+            return
+        if self.step > self.saved:
+            self._save()
+        raise Stopped(
+            asked,
+            f"stopped after step {self.step} of {self.parts.steps}; go on with: "
+            f"trimtab resume {self.run.directory.path}",
+        )
 
     def _step(self) -> None:
         began = time.monotonic()
@@ -173,7 +176,6 @@ class Training:
         found = evaluate_parts(self.parts, self.run.file)
         if found is None:
             return
-        self.run.evaluations[self.step] = found
         measures = {name: asdict(measure) for name, measure in found.measures.items()}
         self.run.log("evals", {"step": self.step, **measures})
         for answer in found.samples:
@@ -181,24 +183,27 @@ class Training:
         if self.run.processes.main:
             self.run.registry.hook.evaluation_ended(run=self.run, step=self.step, evaluation=found)
 
-    def _due(self, every: int | None) -> bool:
-        return every is not None and self.step % every == 0
+    def _save(self) -> None:
+        save(self.run, self.parts, self.cache, self.step)
+        self.saved = self.step
 
-    def _choose(self) -> None:
-        """What is chosen at start is written down, and never chosen again."""
-        file, model = self.run.file, self.parts.model
-        if file.model.prefix_sharing is None:
-            verdict = sharing_is_exact(model, self.parts.source.longest())
-            model.share = verdict.share
-            chosen = file.model.model_copy(update={"prefix_sharing": verdict.share})
-            self.run.rewrite(file.model_copy(update={"model": chosen}))
-            self.run.note(f"prefix sharing {'on' if verdict.share else 'off'}: {verdict.why}")
+    def _due(self, every: int | None) -> bool:
+        """At the last step everything is."""
+        return self.step == self.parts.steps or (every is not None and self.step % every == 0)
 
     def _keep_smaller_batches(self) -> None:
-        """After an out-of-memory: the smaller micro-batch becomes the run's."""
-        file, micro_tokens = self.run.file, self.parts.model.micro_tokens
-        if micro_tokens == file.train.micro_tokens:
-            return
-        train = file.train.model_copy(update={"micro_tokens": micro_tokens})
-        self.run.rewrite(file.model_copy(update={"train": train}))
-        self.run.note(f"out of memory: micro_tokens is {micro_tokens} from here on")
+        """After an out-of-memory, in whichever process, the smaller micro-batch is the run's."""
+        model, file = self.parts.model, self.run.file
+        model.micro_tokens = min(self.run.processes.gather(model.micro_tokens))
+        if model.micro_tokens < file.train.micro_tokens:
+            self.run.settle("train", micro_tokens=model.micro_tokens)
+            self.run.note(f"out of memory: micro_tokens is {model.micro_tokens} from here on")
+
+
+def _choose(run: Run, parts: Parts) -> None:
+    """What is chosen at start is written down, and never chosen again."""
+    if run.file.model.prefix_sharing is None:
+        verdict = sharing_is_exact(parts.model, parts.source.longest())
+        parts.model.share = verdict.share
+        run.settle("model", prefix_sharing=verdict.share)
+        run.note(f"prefix sharing {'on' if verdict.share else 'off'}: {verdict.why}")

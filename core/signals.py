@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from collections.abc import Iterator
@@ -10,9 +11,12 @@ from types import FrameType
 
 from trimtab.core.errors import TrimtabError
 
+_NOTICE = b"\nStopping after this step, to save it. Ctrl-C stops at once, without saving.\n"
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
 
 class Stopped(TrimtabError):
-    """The run was asked to stop, and has saved where it was."""
+    """The run was asked to stop, and can be resumed."""
 
     def __init__(self, number: int, message: str) -> None:
         super().__init__(message)
@@ -25,9 +29,10 @@ class Stop:
     number: int | None = None
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
-        if number == signal.SIGINT and self.number == signal.SIGINT:
+        if self.number is not None and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.number = number
+        os.write(2, _NOTICE)  # print() may be what the signal interrupted
 
 
 @contextmanager
@@ -37,7 +42,7 @@ def stop_on_signals() -> Iterator[Stop]:
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return
-    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
+    before = {number: signal.signal(number, stop) for number in _SIGNALS}
     try:
         yield stop
     finally:

@@ -43,15 +43,13 @@ class ModelReference(Reference[ModelReferenceConfig]):
                 f"reference.model: {name!r} has another vocabulary than {model.name!r}"
             )
         config = model.model_copy(update={"name": name, "gradient_checkpointing": False})
-        base = load_base(config, policy.device)
         self.copy = LanguageModel(
-            Roles(base, None),
+            Roles(load_base(config, policy.device), None, frozen=True),
             dtype=policy.dtype,
             micro_tokens=policy.micro_tokens,
             share=policy.share,
             temperature=policy.temperature,
         )
-        base.requires_grad_(False)
 
     @torch.no_grad()
     def logps(self, policy: Policy, sequences: Mapping[str, Sequences]) -> dict[str, Tensor]:

@@ -71,6 +71,10 @@ class DatasetSource(Source[DatasetConfig]):
     def steps_per_epoch(self, rows: int) -> int:
         return -(-len(self.corpus.train) // rows)
 
+    def longest(self) -> Batch | None:
+        rows = self.corpus.train
+        return self._batch([max(rows, key=_tokens)]) if rows else None
+
     def describe(self) -> Mapping[str, Any]:
         train, *others = [report.as_json() for report in self.corpus.reports]
         return {
@@ -103,6 +107,10 @@ class DatasetSource(Source[DatasetConfig]):
         kept = list(rows)
         batch = self.corpus.kind.stack([row.tokens for row in kept])
         return replace(batch, row_N=torch.tensor([row.row for row in kept]))
+
+
+def _tokens(row: Kept) -> int:
+    return len(row.tokens.prompt) + sum(len(one.ids) for one in row.tokens.completions)
 
 
 @hookimpl

@@ -1,0 +1,180 @@
+"""Roles share a base and nothing else."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from peft import PeftModel
+from tiny import CPU, gradient, policy, ragged_pairs, relative, save_tiny
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+
+from trimtab import Config, Loss, Needs, Objective, Pairs, Term
+from trimtab.core.config import AdapterConfig, ModelConfig
+from trimtab.core.errors import UserError
+from trimtab.core.gradient import accumulate
+from trimtab.core.lm import LanguageModel
+from trimtab.core.model import load_base
+from trimtab.core.policy import POLICY, REFERENCE
+from trimtab.core.roles import Roles
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    return save_tiny(tmp_path_factory.mktemp("tiny"))
+
+
+def logps(model, role):
+    with model.role(role), torch.no_grad():
+        return model.forward(ragged_pairs().sequences, Needs())["chosen"].policy_NT
+
+
+@pytest.mark.parametrize("quantization", ["none", "nf4"])
+def test_reference_is_bit_equal_to_the_base_that_was_never_wrapped(tiny, quantization):
+    config = ModelConfig(name=str(tiny), quantization=quantization)
+    bare = LanguageModel(
+        Roles(load_base(config, CPU), None, frozen=True), dtype=torch.float32, micro_tokens=4096
+    )
+    wrapped = policy(tiny, quantization=quantization)
+    assert torch.equal(logps(wrapped, REFERENCE), logps(bare, POLICY))
+    assert not torch.equal(logps(wrapped, POLICY), logps(bare, POLICY))
+
+
+class TwoRoles(Objective[Pairs, Config]):
+    """A policy term and a critic term."""
+
+    terms = (Term("loss"), Term("value", role="critic", weight="tokens"))
+
+    def loss(self, batch):
+        return Loss(-batch.chosen.policy_NT.sum(-1))
+
+    def value(self, batch):
+        return Loss((batch.chosen.values_NT - 1).square())
+
+
+class PolicyAlone(TwoRoles):
+    """Only the first."""
+
+    terms = (Term("loss"),)
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("quantization", ["none", "nf4"])
+def test_each_role_gets_the_gradient_of_its_own_terms(tiny, quantization, checkpointing):
+    model = policy(
+        tiny, quantization=quantization, checkpointing=checkpointing, scalar=("critic",)
+    )
+    batch = {"batch": ragged_pairs()}
+    accumulate(model, TwoRoles(Config()), batch)
+    both = {role: [p.grad for p in ps] for role, ps in model.trained().items()}
+    assert set(both) == {POLICY, "critic"}
+    assert all(g is not None and float(g.norm()) > 0 for grads in both.values() for g in grads)
+    accumulate(model, PolicyAlone(Config()), batch)
+    for one, other in zip(model.trained()[POLICY], both[POLICY], strict=True):
+        assert torch.equal(one.grad, other)
+    assert all(p.grad is None for p in model.trained()["critic"])
+
+
+def test_micro_batches_do_not_change_the_gradient_of_any_role(tiny):
+    model, batch = policy(tiny, scalar=("critic",)), {"batch": ragged_pairs()}
+    accumulate(model, TwoRoles(Config()), batch)
+    whole = gradient(model)
+    model.micro_tokens = 1
+    accumulate(model, TwoRoles(Config()), batch)
+    assert relative(gradient(model), whole) < 1e-5
+
+
+def test_policy_reloads_bit_equal_in_plain_peft(tiny, tmp_path):
+    model = policy(tiny)
+    model.roles.save(POLICY, tmp_path / "out", str(tiny))
+    plain = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tiny), tmp_path / "out")
+    ids = torch.tensor([[5, 6, 7, 8]])
+    with torch.no_grad(), model.role(POLICY):
+        assert torch.equal(plain(ids).logits, model.base(ids).logits)
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [
+        "adapter_config.json",
+        "adapter_model.safetensors",
+    ]
+
+
+def test_scalar_role_reloads_bit_equal_as_a_plain_classifier(tiny, tmp_path):
+    model = policy(tiny, scalar=("critic",))
+    model.roles.save("critic", tmp_path / "out", str(tiny))
+    base = AutoModelForSequenceClassification.from_pretrained(tiny, num_labels=1)
+    plain = PeftModel.from_pretrained(base, tmp_path / "out")
+    prompt = [5, 6, 7, 8]
+    with torch.no_grad(), model.role("critic"):
+        hidden = model.base.base_model(torch.tensor([prompt])).last_hidden_state
+        got = model.base.score(hidden)[0, -1, 0]
+        want = plain(torch.tensor([prompt])).logits[0, 0]
+    assert torch.equal(got, want)
+
+
+def test_start_becomes_policy_and_reference(tiny, tmp_path):
+    first = policy(tiny)
+    first.roles.save(POLICY, tmp_path / "start", str(tiny))
+    model = policy(tiny, spread=0.0)
+    model.roles.start_from(tmp_path / "start")
+    assert torch.equal(logps(model, POLICY), logps(first, POLICY))
+    assert torch.equal(logps(model, REFERENCE), logps(first, POLICY))
+    with torch.no_grad():
+        model.trained()[POLICY][0].add_(0.1)
+    assert torch.equal(logps(model, REFERENCE), logps(first, POLICY))
+    assert not torch.equal(logps(model, POLICY), logps(first, POLICY))
+    assert all(p.requires_grad for p in model.trained()[POLICY])
+
+
+def test_start_of_another_rank_is_refused(tiny, tmp_path):
+    policy(tiny, rank=8).roles.save(POLICY, tmp_path / "start", str(tiny))
+    with pytest.raises(UserError, match="rank 8 on"):
+        policy(tiny, rank=4).roles.start_from(tmp_path / "start")
+
+
+def test_start_that_is_not_finite_is_refused(tiny, tmp_path):
+    model = policy(tiny)
+    with torch.no_grad():
+        model.trained()[POLICY][3][0, 0] = torch.nan
+    model.roles.save(POLICY, tmp_path / "start", str(tiny))
+    with pytest.raises(UserError, match="is not finite"):
+        policy(tiny).roles.start_from(tmp_path / "start")
+
+
+def test_a_missing_start_is_refused(tiny, tmp_path):
+    with pytest.raises(UserError, match="holds no PEFT adapter"):
+        policy(tiny).roles.start_from(tmp_path)
+
+
+def test_targets_that_do_not_exist_are_refused(tiny):
+    config = ModelConfig(name=str(tiny), quantization="none")
+    with pytest.raises(UserError, match="model.adapter does not fit"):
+        Roles(load_base(config, CPU), AdapterConfig(targets=["nowhere"]))
+
+
+def test_full_training_has_no_adapter_to_turn_off(tiny):
+    config = ModelConfig(name=str(tiny), quantization="none", adapter=None)
+    roles = Roles(load_base(config, CPU), None)
+    with pytest.raises(UserError, match="reference: {name: model}"), roles.role(REFERENCE):
+        pass
+    assert all(p.requires_grad for p in roles.parameters(POLICY))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_adapters_are_float32_whatever_the_base(tiny, dtype):
+    model = policy(tiny, dtype=dtype, quantization="nf4")
+    assert {p.dtype for p in model.trained()[POLICY]} == {torch.float32}
+
+
+def test_dropout_is_on_in_passes_with_gradient_only(tiny):
+    config = ModelConfig(name=str(tiny), quantization="none")
+    roles = Roles(load_base(config, CPU), AdapterConfig(rank=4, dropout=0.5))
+    model = LanguageModel(roles, dtype=torch.float32, micro_tokens=4096)
+    with torch.no_grad():
+        for name, parameter in roles.named_parameters(POLICY).items():
+            if "lora_B" in name:
+                parameter.normal_(std=0.3)
+    batch = ragged_pairs().sequences
+    with model.role(POLICY):
+        with torch.no_grad():
+            quiet = [model.forward(batch, Needs())["chosen"].policy_NT for _ in range(2)]
+        noisy = [model.forward(batch, Needs())["chosen"].policy_NT for _ in range(2)]
+    assert torch.equal(*quiet)
+    assert not torch.equal(*noisy)
