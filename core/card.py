@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from trimtab.core.measures import Measure
 
@@ -25,13 +26,13 @@ tags: [trimtab, {file.objective.name}]
 `{file.model.name}` aligned with the objective `{file.objective.name}` by Trimtab, in
 {parts.steps} steps of {file.train.rows} rows, seed {file.train.seed}.
 
-- Data: `{file.data.train}`, {rows.get("kept", "?")} rows kept of {rows.get("read", "?")} read
+- Data: `{file.data.train}`{_rows(rows)}
 - Base held as {file.model.quantization}, computed in {parts.model.dtype}
 - Start: {file.model.start or "the base itself"}
 
 ## Held-out measures
 
-{_table(run)}
+{_table(run.directory.records("evals"))}
 
 Intervals are 95%, by bootstrap over rows. On data rows `logratio` is not a KL; `kl_sequence` is
 estimated from completions that the policy itself sampled. The whole run file is `config.yaml`;
@@ -39,21 +40,31 @@ what it was given is `config.source.yaml`, versions are in `env.json`.
 """
 
 
-def _table(run: Run) -> str:
-    if not run.evaluations:
-        return "None were taken by the process that finished this run: see `evals.jsonl`."
-    first, last = min(run.evaluations), max(run.evaluations)
-    names = [name for name in run.evaluations[last].measures if not name.startswith("_")]
-    lines = [f"| measure | step {first} | step {last} | n |", "|---|---|---|---|"]
-    for name in names:
-        before = run.evaluations[first].measures.get(name)
-        after = run.evaluations[last].measures[name]
-        lines.append(f"| {name} | {said(before)} | {said(after)} | {after.n} |")
+def _rows(account: Mapping[str, Any]) -> str:
+    if "train_rows" not in account:
+        return ""
+    return f", {account['read']} rows read, {account['train_rows']} trained on"
+
+
+def _table(evaluations: list[dict[str, Any]]) -> str:
+    if not evaluations:
+        return "No rows were held out."
+    first, last = evaluations[0], evaluations[-1]
+    lines = [f"| measure | step {first['step']} | step {last['step']} | n |", "|---|---|---|---|"]
+    for name, after in last.items():
+        if name != "step":
+            lines.append(f"| {name} | {_said(first.get(name))} | {_said(after)} | {after['n']} |")
     return "\n".join(lines)
 
 
-def said(measure: Measure | None) -> str:
-    """``0.675 [0.590, 0.757]``."""
-    if measure is None:
-        return ""
-    return f"{measure.value:.4g} [{measure.low:.4g}, {measure.high:.4g}]"
+def _said(measure: Mapping[str, Any] | None) -> str:
+    return said(Measure(**measure)) if measure else ""
+
+
+def said(measure: Measure) -> str:
+    """``0.675 [0.590, 0.757]``; a number that was not finite is null in the log."""
+    value, low, high = (
+        "not finite" if number is None else f"{number:.4g}"
+        for number in (measure.value, measure.low, measure.high)
+    )
+    return f"{value} [{low}, {high}]"

@@ -16,6 +16,7 @@ from trimtab.core.gradient import weights
 from trimtab.core.layout import rows_of
 from trimtab.core.lm import LanguageModel
 from trimtab.core.measures import Column, Measure, measure, of_batch, rows
+from trimtab.core.memory import within_memory
 from trimtab.core.objective import Loss, Needs, Objective
 from trimtab.core.policy import POLICY
 from trimtab.core.reference import Reference
@@ -75,24 +76,28 @@ def evaluate(
     the policy and not by luck. ``reference`` may be a cached one; ``live`` is the one behind it,
     for completions that no cache knows.
     """
-    columns = _on_rows(model, objective, reference, held_out)
-    prompts = _prompts(held_out)[:samples]
+    columns = within_memory(model, lambda: _on_rows(model, objective, reference, held_out))
+    prompts = dict(list(_prompts(held_out).items())[:samples])
     answers: list[dict[str, Any]] = []
     if prompts:
+        temperature = rollout.temperature
         drawn = uniforms(seed, 0, range(len(prompts)), rollout.max_new_tokens)
         with model.role(POLICY):
-            completions = sample(
-                model, prompts, drawn, stops=stops, temperature=rollout.temperature
+            completions = within_memory(
+                model,
+                lambda: sample(model, [*prompts], drawn, stops=stops, temperature=temperature),
             )
-        columns |= _on_samples(model, live, completions, rollout.temperature)
+        columns |= within_memory(model, lambda: _on_samples(model, live, completions, temperature))
         answers = [
             {
                 "row": row,
                 "prompt": tokenizer.decode(completion.prompt, skip_special_tokens=True),
                 "completion": tokenizer.decode(completion.tokens, skip_special_tokens=True),
                 "truncated": completion.truncated,
+                "reward": None,
+                "parts": {},
             }
-            for row, completion in enumerate(completions, start=1)
+            for row, completion in zip(prompts.values(), completions, strict=True)
         ]
     found = {name: measure(column) for name, column in columns.items()}
     return Evaluation({name: m for name, m in found.items() if m is not None}, answers)
@@ -104,7 +109,7 @@ def _on_rows(
     """The objective's loss and metrics, and the measures of the kind of batch."""
     needs = objective.needs
     if reference is not None:
-        needs = _with_reference(needs)
+        needs = replace(needs, reference=True)
     batch = prepare(objective, annotate(model, reference, held_out, needs))
     parts: dict[str, list[Column]] = {}
     for filled in _filled(model, batch, needs):
@@ -112,10 +117,6 @@ def _on_rows(
         for name, column in found.items():
             parts.setdefault(name, []).append(column)
     return {name: _joined(columns) for name, columns in parts.items()}
-
-
-def _with_reference(needs: Needs) -> Needs:
-    return replace(needs, reference=True)
 
 
 def _filled(model: LanguageModel, batch: Batch, needs: Needs) -> Iterator[Batch]:
@@ -154,9 +155,13 @@ def _joined(columns: list[Column]) -> Column:
     )
 
 
-def _prompts(batch: Batch) -> list[tuple[int, ...]]:
-    """The different prompts of the held-out rows, in their order."""
-    return list(dict.fromkeys(row.prompt for row in rows_of({"leading": batch.leading})))
+def _prompts(batch: Batch) -> dict[tuple[int, ...], int]:
+    """The different prompts of the held-out rows, in their order, and a row that has each."""
+    numbers = range(1, len(batch) + 1) if batch.row_N is None else batch.row_N.tolist()
+    prompts: dict[tuple[int, ...], int] = {}
+    for row, number in zip(rows_of({"leading": batch.leading}), numbers, strict=True):
+        prompts.setdefault(row.prompt, number)
+    return prompts
 
 
 def entropy(logps_cV: Tensor, _: Tensor | None) -> Tensor:

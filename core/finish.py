@@ -37,19 +37,19 @@ def write_results(run: Run, parts: Parts) -> None:
         roles.save(POLICY, folder, base)
         parts.tokenizer.save_pretrained(folder)
 
-    _whole(home / (MODEL if roles.peft is None else ADAPTER), policy)
+    write_whole(home / (MODEL if roles.peft is None else ADAPTER), policy)
     for role in sorted(roles.scalar):
         (home / "roles").mkdir(exist_ok=True)
-        _whole(home / "roles" / role, partial(roles.save, role, base_name=base))
+        write_whole(home / "roles" / role, partial(roles.save, role, base_name=base))
     write_atomically(home / "README.md", model_card(run, parts))
 
 
-def _whole(folder: Path, write: Callable[[Path], None]) -> None:
+def write_whole(folder: Path, write: Callable[[Path], None]) -> None:
+    """Let ``write`` make a folder under another name; then it gets its own, and is on the disk."""
     staging = unique_beside(folder, STAGING)
     write(staging)
-    for path in staging.rglob("*"):
-        if path.is_file():
-            fsync_file(path)
+    for path in (staging, *staging.rglob("*")):
+        (fsync_directory if path.is_dir() else fsync_file)(path)
     if folder.exists():
         remove(folder)
     os.rename(staging, folder)

@@ -12,8 +12,9 @@ from trimtab.core.config import RunFile
 from trimtab.core.environment import environment
 from trimtab.core.processes import Processes
 from trimtab.core.run import Run
-from trimtab.core.rundir import RunDirectory, new_run_path
+from trimtab.core.rundir import CONFIG, RunDirectory, new_run_path
 from trimtab.core.runfile import Plan, Stage, dump, dump_plan, load
+from trimtab.core.signals import Stop, stop_on_signals
 
 
 class Observed(Registry, Protocol):
@@ -41,34 +42,35 @@ def start(plan: Plan, path: Path | None, registry: Observed, processes: Processe
 def resume(path: Path, registry: Observed, processes: Processes) -> Path:
     """Go on where the directory stands. A finished run takes no extra step."""
     home = RunDirectory.open(path)
-    plan = load(home.path / "config.yaml", (), registry)
+    plan = load(home.path / CONFIG, (), registry)
     return _run_all(plan, home, registry, processes)
 
 
 def _run_all(plan: Plan, home: RunDirectory, registry: Observed, processes: Processes) -> Path:
-    if plan.stages[0].name is None:
-        return _execute(Run(plan.stages[0].run, home, registry, None, processes), registry)
-    locked = home.lock() if processes.main else nullcontext()
-    with locked:
-        _stages(plan, home, registry, processes)
+    with stop_on_signals() as stop:
+        if plan.stages[0].name is None:
+            run = Run(plan.stages[0].run, home, registry, None, processes, stop)
+            return _execute(run, registry)
+        with home.lock() if processes.main else nullcontext():
+            _stages(plan, home, registry, processes, stop)
     return home.path
 
 
-def _stages(plan: Plan, home: RunDirectory, registry: Observed, processes: Processes) -> None:
+def _stages(
+    plan: Plan, home: RunDirectory, registry: Observed, processes: Processes, stop: Stop
+) -> None:
+    """One after the other. ``run.json`` of the whole counts the steps of all."""
     steps = 0
     for stage in plan.stages:
         directory = RunDirectory(home.path / "stages" / str(stage.name))
         file = handed_over(stage.run, home.path)
-        if processes.main and not (directory.path / "config.yaml").exists():
+        if processes.main and not (directory.path / CONFIG).exists():
             RunDirectory.create(directory.path, dump(file), plan.text, environment())
         processes.wait()
-        resolved = load(directory.path / "config.yaml", (), registry).stages[0].run
-        file = handed_over(
-            resolved.model_copy(update={"model": _model(resolved, file)}), home.path
-        )
-        run = Run(file, directory, registry, stage.name, processes)
+        settled = load(directory.path / CONFIG, (), registry).stages[0].run
+        settled = _start(settled, file.model.start)
         try:
-            _execute(run, registry)
+            _execute(Run(settled, directory, registry, stage.name, processes, stop), registry)
         except BaseException:
             if processes.main:
                 ended = directory.state()
@@ -78,11 +80,6 @@ def _stages(plan: Plan, home: RunDirectory, registry: Observed, processes: Proce
         if processes.main:
             last = stage is plan.stages[-1]
             home.set_state("finished" if last else "running", steps)
-
-
-def _model(resolved: RunFile, file: RunFile) -> Any:
-    """The stage's model as it was settled, started from where the earlier stage is now."""
-    return resolved.model.model_copy(update={"start": file.model.start})
 
 
 def _execute(run: Run, registry: Observed) -> Path:
@@ -96,12 +93,15 @@ def _execute(run: Run, registry: Observed) -> Path:
 
 
 def handed_over(file: RunFile, home: Path) -> RunFile:
-    """``stages.NAME`` replaced by that stage's directory."""
+    """``stages.NAME`` replaced by where that stage's directory is now."""
     start = file.model.start
     if start is None or not start.startswith("stages."):
         return file
-    there = str((home / "stages" / start.removeprefix("stages.")).resolve())
-    return file.model_copy(update={"model": file.model.model_copy(update={"start": there})})
+    return _start(file, str((home / "stages" / start.removeprefix("stages.")).resolve()))
+
+
+def _start(file: RunFile, start: str | None) -> RunFile:
+    return file.model_copy(update={"model": file.model.model_copy(update={"start": start})})
 
 
 def absolute(file: RunFile) -> RunFile:

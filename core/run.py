@@ -66,7 +66,8 @@ class Run:
 
     def asked(self) -> int:
         """The signal that asks the run to stop, in whichever process it came; 0 for none."""
-        return max(self.processes.gather(self.stop.number or 0))
+        signals: list[int] = self.processes.gather(self.stop.number or 0)
+        return max(signals)
 
     def log(self, name: Log, record: Mapping[str, Any]) -> None:
         """One line of a log, from the main process."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import fcntl
+import json
 import os
 import re
 import socket
@@ -187,6 +188,12 @@ class RunDirectory:
             raise RunError(
                 f"cannot write {file}: {error.strerror}. See to the disk, then resume the run"
             ) from error
+
+    def records(self, name: Log) -> list[Any]:
+        """What a log holds, in order."""
+        file = self._log_file(name)
+        lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
+        return [json.loads(line) for line in lines]
 
     def positions(self) -> dict[str, int]:
         """The length of each log in bytes, for a checkpoint; so much is safe on the disk."""

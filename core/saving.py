@@ -10,6 +10,7 @@ import torch
 from trimtab.core.cached import CachedReference
 from trimtab.core.caches import cache_dir
 from trimtab.core.checkpoint import Checkpoint, DamagedCheckpoint, newest, save_checkpoint
+from trimtab.core.errors import RunError
 from trimtab.core.files import read_json, write_json
 from trimtab.core.reference_cache import ReferenceCache
 from trimtab.core.statedict import flatten_state, unflatten_state
@@ -20,10 +21,14 @@ if TYPE_CHECKING:
 
 
 def save(run: Run, parts: Parts, cache: ReferenceCache | None, step: int) -> None:
-    """Write ``checkpoints/step-N``. What was cached is on the disk before it."""
+    """Write ``checkpoints/step-N``. What was cached is on the disk before it.
+
+    Raises ``RunError`` rather than save weights that are not finite.
+    """
+    _check_finite(parts, step)
     if cache is not None:
         cache.flush()
-    visible = run.processes.gather(None if cache is None else cache.visible)
+    run.processes.wait()
     if not run.processes.main:
         return
     optimizer, optimizer_document = flatten_state(parts.loop.optimizer.state_dict())
@@ -37,7 +42,6 @@ def save(run: Run, parts: Parts, cache: ReferenceCache | None, step: int) -> Non
         "objective": parts.objective.state,
         "schedule": flatten_state(parts.loop.schedule.state_dict())[1],
         "logs": run.directory.positions(),
-        "visible": visible,
     }
     save_checkpoint(
         run.directory.checkpoints,
@@ -49,27 +53,51 @@ def save(run: Run, parts: Parts, cache: ReferenceCache | None, step: int) -> Non
     run.directory.set_state("running", step)
 
 
-def newest_state(run: Run) -> Checkpoint | None:
-    """The newest checkpoint that verifies; each one passed over is noted."""
+def _check_finite(parts: Parts, step: int) -> None:
+    for role in parts.model.roles.names:
+        for name, parameter in parts.model.roles.named_parameters(role).items():
+            if not bool(parameter.isfinite().all()):
+                raise RunError(
+                    f"step {step} left {name} of role {role!r} with numbers that are not finite. "
+                    "It is not saved: lower train.learning_rate"
+                )
+
+
+def restore(run: Run, parts: Parts) -> int:
+    """Put a run where its newest checkpoint that verifies was, to the bit; return its step.
+
+    Every checkpoint passed over is noted. Without one, the run is at its start.
+    """
     checkpoint, messages = newest(run.directory.checkpoints)
     for message in messages:
         run.note(message)
-    return checkpoint
-
-
-def restore(run: Run, parts: Parts, checkpoint: Checkpoint) -> int:
-    """Put a run where the checkpoint was, to the bit; return its step."""
+    if checkpoint is None:
+        run.rewind({})
+        if messages:
+            run.note("no checkpoint verifies: the run starts again")
+        return 0
     state = checkpoint.document("run")
     restore_roles(parts, checkpoint)
-    optimizer = checkpoint.tensors("optimizer"), checkpoint.document("optimizer")
-    parts.loop.optimizer.load_state_dict(unflatten_state(*optimizer))
-    parts.loop.schedule.load_state_dict(unflatten_state({}, state["schedule"]))
+    _restore_optimizer(parts, checkpoint, unflatten_state({}, state["schedule"]))
     for name, source in parts.loop.sources.items():
         source.restore(state["sources"][name])
     parts.objective.state = state["objective"]
     run.rewind(state["logs"])
     run.note(f"resumed from step {checkpoint.step}")
     return checkpoint.step
+
+
+def _restore_optimizer(parts: Parts, checkpoint: Checkpoint, schedule_state: Any) -> None:
+    """Its moments and its place in the schedule. Settings stay those of ``config.yaml``."""
+    optimizer, schedule = parts.loop.optimizer, parts.loop.schedule
+    saved = unflatten_state(checkpoint.tensors("optimizer"), checkpoint.document("optimizer"))
+    settings = optimizer.state_dict()["param_groups"]
+    optimizer.load_state_dict({**saved, "param_groups": settings})
+    schedule.load_state_dict({**schedule_state, "base_lrs": schedule.base_lrs})
+    for group, base, scale in zip(
+        optimizer.param_groups, schedule.base_lrs, schedule.lr_lambdas, strict=True
+    ):
+        group["lr"] = base * scale(schedule.last_epoch)
 
 
 @torch.no_grad()
