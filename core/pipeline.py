@@ -63,14 +63,14 @@ def _stages(
     steps = 0
     for stage in plan.stages:
         directory = RunDirectory(home.path / "stages" / str(stage.name))
-        file = handed_over(stage.run, home.path)
         if processes.main and not (directory.path / CONFIG).exists():
+            file = handed_over(stage.run, stage.run, home.path)
             RunDirectory.create(directory.path, dump(file), plan.text, environment())
         processes.wait()
         settled = load(directory.path / CONFIG, (), registry).stages[0].run
-        settled = _start(settled, file.model.start)
+        file = handed_over(settled, stage.run, home.path)
         try:
-            _execute(Run(settled, directory, registry, stage.name, processes, stop), registry)
+            _execute(Run(file, directory, registry, stage.name, processes, stop), registry)
         except BaseException:
             if processes.main:
                 ended = directory.state()
@@ -92,16 +92,12 @@ def _execute(run: Run, registry: Observed) -> Path:
     return result
 
 
-def handed_over(file: RunFile, home: Path) -> RunFile:
-    """``stages.NAME`` replaced by where that stage's directory is now."""
-    start = file.model.start
-    if start is None or not start.startswith("stages."):
-        return file
-    return _start(file, str((home / "stages" / start.removeprefix("stages.")).resolve()))
-
-
-def _start(file: RunFile, start: str | None) -> RunFile:
-    return file.model_copy(update={"model": file.model.model_copy(update={"start": start})})
+def handed_over(settled: RunFile, asked: RunFile, home: Path) -> RunFile:
+    """A stage's file, with ``stages.NAME`` of what was asked as that directory is named now."""
+    start = asked.model.start
+    if start is not None and start.startswith("stages."):
+        start = str((home / "stages" / start.removeprefix("stages.")).resolve())
+    return settled.model_copy(update={"model": settled.model.model_copy(update={"start": start})})
 
 
 def absolute(file: RunFile) -> RunFile:

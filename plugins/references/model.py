@@ -47,20 +47,26 @@ class ModelReference(Reference[ModelReferenceConfig]):
             Roles(load_base(config, policy.device), None, frozen=True),
             dtype=policy.dtype,
             micro_tokens=policy.micro_tokens,
-            share=policy.share,
-            temperature=policy.temperature,
         )
+        self.policy = policy
 
     @torch.no_grad()
     def logps(self, policy: Policy, sequences: Mapping[str, Sequences]) -> dict[str, Tensor]:
         """log pi_ref [N, T] of each of the named sequences, in the policy's layout."""
-        with self.copy.role(POLICY):
-            filled = self.copy.forward(sequences, Needs())
+        copy = self._as_the_policy()
+        with copy.role(POLICY):
+            filled = copy.forward(sequences, Needs())
         return {name: s.policy_NT for name, s in filled.items()}
 
     def fingerprint(self, policy: Policy) -> str | None:
         """That of the copy."""
-        return self.copy.fingerprint(POLICY)
+        return self._as_the_policy().fingerprint(POLICY)
+
+    def _as_the_policy(self) -> LanguageModel:
+        """The copy, with the layout and the temperature that the policy has now."""
+        self.copy.share = self.policy.share
+        self.copy.temperature = self.policy.temperature
+        return self.copy
 
 
 @hookimpl
