@@ -1,0 +1,169 @@
+"""TRL's own trainers around the tiny model: same weights, same tokens, a real step of each.
+
+The adapter is made by the trainer (``peft_config``), so that TRL's reference is the base with its
+adapter off; then it gets the values of ours. The rows reach TRL tokenized, through its own
+collator, data loader and ``training_step``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from tiny import CPU, relative
+from torch import Tensor
+
+from trimtab.core.batches import Batch, Sequences
+from trimtab.core.columns import annotate, prepare
+from trimtab.core.config import ModelConfig
+from trimtab.core.gradient import accumulate
+from trimtab.core.layout import Row, rows_of
+from trimtab.core.lm import LanguageModel
+from trimtab.core.model import load_base, load_tokenizer
+from trimtab.core.objective import Objective
+from trimtab.core.policy import POLICY
+from trimtab.plugins.references.adapter_off import AdapterOff, AdapterOffConfig
+
+TOLERANCE = 1e-5
+"""Relative: of the loss, and of every adapter weight's gradient by its own norm."""
+
+WARNINGS = (
+    "ignore:`torch.jit.script_method` is deprecated:DeprecationWarning",
+    "ignore:`(is_)?gradient_checkpointing(_kwargs)?` is deprecated:FutureWarning",
+)
+"""What TRL 1.16 and its dependencies say of each other under transformers 5.23."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What one update's backward pass gave."""
+
+    loss: float
+    gradients: dict[str, Tensor]
+    """By PEFT's names without the adapter's own."""
+
+
+def ours(
+    model: LanguageModel, objective: Objective, batch: Batch, micro_tokens: int, share: bool
+) -> Result:
+    """By the core: annotate, prepare, accumulate."""
+    model.micro_tokens, model.share = micro_tokens, share
+    reference = AdapterOff(AdapterOffConfig())
+    filled = prepare(objective, annotate(model, reference, batch, objective.needs))
+    metrics = accumulate(model, objective, {"batch": filled})
+    named = model.roles.named_parameters(POLICY)
+    return Result(metrics["loss"], {name: _gradient(p) for name, p in named.items()})
+
+
+def trl(
+    kind: str, model: LanguageModel, folder: Path, rows: list[dict[str, Any]], **options: Any
+) -> Result:
+    """By TRL's ``DPOTrainer`` or ``SFTTrainer``, on all rows at once unless told otherwise."""
+    trainer = _trainer(kind, model, folder, rows, options)
+    steps = trainer.args.gradient_accumulation_steps
+    trainer.current_gradient_accumulation_steps = steps
+    loader = iter(trainer.get_train_dataloader())
+    batches, tokens = trainer.get_batch_samples(loader, steps, CPU)
+    loss = sum(float(trainer.training_step(trainer.model, one, tokens)) for one in batches)
+    return Result(loss, {name: _gradient(p) for name, p in _adapter(trainer).items()})
+
+
+def assert_equal(one: Result, other: Result) -> None:
+    """Loss and every gradient, none of which may be zero."""
+    assert one.gradients.keys() == other.gradients.keys()
+    errors = {
+        name: relative(gradient, other.gradients[name]) for name, gradient in one.gradients.items()
+    }
+    errors["loss"] = abs(one.loss - other.loss) / abs(other.loss)
+    assert all(error < TOLERANCE for error in errors.values()), errors  # NaN where one is zero
+
+
+def preference_rows(chosen: Sequences, rejected: Sequences) -> list[dict[str, Any]]:
+    """As ``DPOTrainer`` holds rows once it has tokenized them."""
+    pairs = zip(_rows(chosen), _rows(rejected), strict=True)
+    return [
+        {
+            "prompt_ids": list(one.prompt),
+            "chosen_ids": list(one.completion),
+            "rejected_ids": list(other.completion),
+        }
+        for one, other in pairs
+    ]
+
+
+def demonstration_rows(responses: Sequences, mask: str) -> list[dict[str, Any]]:
+    """As ``SFTTrainer`` takes tokenized rows; ``mask`` names the column that says what counts."""
+    return [
+        {
+            "input_ids": [*row.prompt, *row.completion],
+            mask: [0] * len(row.prompt) + [int(trained) for trained in row.trained],
+        }
+        for row in _rows(responses)
+    ]
+
+
+def _rows(sequences: Sequences) -> list[Row]:
+    return rows_of({"one": sequences})
+
+
+def _trainer(
+    kind: str,
+    model: LanguageModel,
+    folder: Path,
+    rows: list[dict[str, Any]],
+    options: dict[str, Any],
+) -> Any:
+    import trl
+    from datasets import Dataset
+    from peft import LoraConfig
+
+    class Tokenized(getattr(trl, f"{kind}Trainer")):  # type: ignore[misc]
+        """The trainer, which is given tokens where it would make them."""
+
+        def _prepare_dataset(self, dataset: Any, *args: Any) -> Any:
+            return super()._prepare_dataset(dataset, *args) if kind == "SFT" else dataset
+
+    settings = {
+        "output_dir": str(folder / "trl"),
+        "use_cpu": True,
+        "bf16": False,
+        "activation_checkpointing": False,
+        "gradient_checkpointing": None,
+        "per_device_train_batch_size": len(rows),
+        "max_length": None,
+        "report_to": [],
+        "disable_tqdm": True,
+    }
+    ours = model.roles.peft.peft_config[POLICY]
+    trainer = Tokenized(
+        model=load_base(ModelConfig(name=str(folder), quantization="none", dtype="float32"), CPU),
+        args=getattr(trl, f"{kind}Config")(**settings | options),
+        train_dataset=Dataset.from_list(rows),
+        processing_class=load_tokenizer(str(folder)),
+        peft_config=LoraConfig(
+            r=ours.r,
+            lora_alpha=ours.lora_alpha,
+            target_modules=ours.target_modules,
+            task_type="CAUSAL_LM",
+        ),
+    )
+    with torch.no_grad():
+        theirs = _adapter(trainer)
+        for name, parameter in model.roles.named_parameters(POLICY).items():
+            theirs[name].copy_(parameter)
+    return trainer
+
+
+def _adapter(trainer: Any) -> dict[str, torch.nn.Parameter]:
+    return {
+        name.replace(".default.", "."): parameter
+        for name, parameter in trainer.model.named_parameters()
+        if parameter.requires_grad
+    }
+
+
+def _gradient(parameter: torch.nn.Parameter) -> Tensor:
+    assert parameter.grad is not None
+    return parameter.grad.clone()
