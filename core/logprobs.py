@@ -58,7 +58,8 @@ def token_logps(
         return torch.stack(columns)
 
     def distribution(hidden_cH: Tensor) -> Tensor:
-        return (head(hidden_cH).float() / temperature).log_softmax(-1)
+        logits_cV = head(hidden_cH).float()
+        return (logits_cV if temperature == 1 else logits_cV / temperature).log_softmax(-1)
 
     size = max(1, CHUNK_BYTES // (4 * vocabulary))
     parts = []

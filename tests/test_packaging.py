@@ -141,3 +141,11 @@ def test_the_installed_command_lists_the_example(simpo, tmp_path):
 def test_the_examples_own_tests_pass_there(simpo, tmp_path):
     tests = SIMPO / "tests"
     run(simpo, "-m", "pytest", "-q", "-c", os.devnull, "--rootdir", tests, tests, folder=tmp_path)
+
+
+@pytest.mark.slow
+def test_the_example_trains_there(simpo, tmp_path, world):
+    file = world.file(tmp_path / "run.yaml", objective={"name": "example.simpo", "beta": 1.5})
+    run(simpo.parent / "trimtab", "train", file, "--run", tmp_path / "run", folder=tmp_path)
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["state"] == "finished"
+    assert (tmp_path / "run" / "adapter" / "adapter_model.safetensors").is_file()
