@@ -24,7 +24,7 @@ $(STAMP): pyproject.toml constraints.txt | $(BIN)/python
 	touch $(STAMP)
 
 demo: install
-	$(BIN)/trimtab train examples/demo.yaml
+	$(BIN)/python examples/demo.py
 
 test: install
 	$(BIN)/python -m pytest -q
