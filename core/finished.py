@@ -42,6 +42,15 @@ def is_run(path: Path) -> bool:
     return (path / CONFIG).is_file()
 
 
+def result(path: Path, registry: Checked) -> tuple[ModelConfig, Path]:
+    """The model of a run, and the folder of the adapter or of the weights that the run made."""
+    file, directory = last_stage(path, registry)
+    made = directory.path / (MODEL if file.model.adapter is None else ADAPTER)
+    if not made.is_dir():
+        raise UserError(f"{path} has no result yet: trimtab resume {path}")
+    return file.model, made
+
+
 def load_run(path: Path, registry: Any) -> tuple[Parts, RunFile, RunDirectory, int]:
     """The parts of a run as its newest checkpoint has them, and that checkpoint's step."""
     file, directory = last_stage(path, registry)
@@ -85,13 +94,10 @@ def _policy(path: Path, registry: Checked) -> tuple[ModelConfig, Path | None] | 
         path = path.parent
     if not is_run(path):
         return None
-    file, directory = last_stage(path, registry)
-    made = directory.path / (MODEL if file.model.adapter is None else ADAPTER)
-    if not made.is_dir():
-        raise UserError(f"{path} has no result yet: trimtab resume {path}")
-    if file.model.adapter is None:
-        return file.model.model_copy(update={"name": str(made)}), None
-    return file.model, made
+    model, made = result(path, registry)
+    if model.adapter is None:
+        return model.model_copy(update={"name": str(made)}), None
+    return model, made
 
 
 def _plain(where: str) -> tuple[ModelConfig, Path | None]:

@@ -52,7 +52,12 @@ def dies_at(event: int, action: Callable[[], object]) -> bool:
     Changes are: opening a file to write, mkdir, rename, replace, unlink, rmdir, truncate, fsync.
     At the fsync of a file half of what was written to it is lost too. False: it ended before.
     """
-    status = fork(lambda: _doomed(event, action))
+
+    def doomed() -> None:
+        doom(event)
+        action()
+
+    status = fork(doomed)
     assert status in (0, DIED), f"the action failed before event {event}"
     return status == DIED
 
@@ -80,7 +85,8 @@ def recorded() -> Iterator[list[tuple[str, str]]]:
         os.fsync, os.rename, os.replace = fsync, rename, replace
 
 
-def _doomed(event: int, action: Callable[[], object]) -> None:
+def doom(event: int) -> None:
+    """Let this process die just before its event-th change of the disk from now on."""
     events = 0
     fsync = os.fsync
 
@@ -103,4 +109,3 @@ def _doomed(event: int, action: Callable[[], object]) -> None:
 
     os.fsync = dying_fsync
     sys.addaudithook(audit)
-    action()

@@ -146,7 +146,7 @@ def test_faults_of_both_files_are_said_at_once(tmp_path):
         opened(DataConfig(train=bad, eval=worse))
 
 
-def test_what_looks_wrong_is_said(tmp_path, caplog):
+def test_what_looks_wrong_is_said(tmp_path):
     pair = {"prompt": "It is", "chosen": " good", "rejected": " bad"}
     opposite = {"prompt": "It is", "chosen": " bad", "rejected": " good"}
     file = write_jsonl(tmp_path / "p.jsonl", [pair, pair, opposite, {**pair, "preference": 0.2}])
@@ -159,7 +159,6 @@ def test_what_looks_wrong_is_said(tmp_path, caplog):
         "rows of plain text, to which the model's chat template is not applied "
         "(it is to turns with role and content): 4",
     ]
-    assert caplog.messages == warnings
 
 
 def test_hard_labels_are_certain_beside_soft_ones(tmp_path):

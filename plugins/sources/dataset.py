@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -20,8 +19,6 @@ from trimtab.plugins.sources.kinds import kind_of
 from trimtab.plugins.sources.load import Kept
 from trimtab.plugins.sources.report import lengths
 from trimtab.plugins.sources.split import fingerprint, order
-
-logger = logging.getLogger(__name__)
 
 
 class DatasetConfig(Config):
@@ -52,8 +49,6 @@ class DatasetSource(Source[DatasetConfig]):
             raise UserError(f"the source 'dataset' makes no {setting.batch.__name__}")
         self.corpus = read_corpus(setting.data, kind, setting.tokenizer)
         self.corpus.check()
-        for warning in self.corpus.warnings():
-            logger.warning(warning)
         self._seed = setting.seed
         self._fingerprint = fingerprint(self.corpus.train)
         self._go_to(epoch=0, index=0)

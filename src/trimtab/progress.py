@@ -1,23 +1,36 @@
-"""What a run shows while it goes: a bar on a terminal, plain lines elsewhere."""
+"""What a run shows while it goes: a bar and tables on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import takewhile
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
+from rich.text import Text
 
+from trimtab.core.card import said
 from trimtab.core.hookspecs import hookimpl
+from trimtab.core.measures import Measure
 
 SHOWN = 3
-"""Sampled completions in the table."""
+"""Samples that are shown, before and after."""
+
+LONGEST = 400
+"""Characters of a text that are shown."""
 
 RECENT = 10
 """Steps that the throughput and the time left are taken from."""
+
+PAUSE = 20
+"""Seconds between two lines where there is no terminal."""
+
+FIRST = ("loss", "accuracy_logp", "accuracy_implicit", "kl_sequence", "reward", "length")
+"""Measures that are shown, where they were taken; ``evals.jsonl`` has all."""
 
 
 class Display:
@@ -29,19 +42,19 @@ class Display:
         self.steps = 0
         self.recent: deque[Mapping[str, float]] = deque(maxlen=RECENT)
         self.printed = 0.0
-        self.first: Any = None
 
     @hookimpl
     def run_started(self, run: Any, step: int, steps: int) -> None:
         """Say what is about to run."""
         file = run.file
-        name = f"{run.name}: " if run.name else ""
-        self.console.print(
-            f"{name}{file.objective.name} on {file.data.train}, {file.model.name} "
-            f"({file.model.quantization}), {steps} steps of {file.train.rows} rows"
-            + (f", from step {step}" if step else "")
+        stage = f"stage {run.name}: " if run.name else ""
+        held = "" if file.model.quantization == "none" else f" in {file.model.quantization}"
+        begun = f", from step {step}" if step else ""
+        self._print(
+            f"{stage}{file.objective.name} on {file.data.train} with {file.model.name}{held}: "
+            f"{steps} steps of {file.train.rows} rows{begun}, in {run.directory.path}"
         )
-        self.steps, self.first = steps, None
+        self.steps = steps
         self.recent.clear()
         if self.console.is_terminal:
             self.bar = Progress(
@@ -51,17 +64,17 @@ class Display:
                 TextColumn("{task.fields[said]}"),
                 console=self.console,
             )
-            self.bar.add_task(file.objective.name, total=steps, completed=step, said="")
+            self.bar.add_task(run.name or "steps", total=steps, completed=step, said="")
             self.bar.start()
 
     @hookimpl
     def noted(self, run: Any, text: str) -> None:
         """Print it."""
-        self.console.print(text)
+        self._print(text)
 
     @hookimpl
     def step_ended(self, run: Any, step: int, metrics: Mapping[str, float]) -> None:
-        """Move the bar, or print a line at the start and then about every 20 seconds."""
+        """Move the bar, or print a line at the start, at the end, and now and then."""
         self.recent.append(metrics)
         seconds = sum(each["seconds"] for each in self.recent)
         rate = sum(each["tokens"] for each in self.recent) / max(seconds, 1e-9)
@@ -70,41 +83,61 @@ class Display:
         said = f"{loss}{rate:.0f} tokens/s  {clock(left)} left"
         if self.bar is not None:
             self.bar.update(self.bar.task_ids[0], completed=step, said=said)
-        elif step in (1, self.steps) or time.monotonic() - self.printed > 20:
+        elif step in (1, self.steps) or time.monotonic() - self.printed > PAUSE:
             self.printed = time.monotonic()
-            self.console.print(f"step {step}/{self.steps}  {said}")
+            self._print(f"step {step}/{self.steps}  {said}")
 
     @hookimpl
     def evaluation_ended(self, run: Any, step: int, evaluation: Any) -> None:
-        """One line of measures; at the end, what the samples were and are."""
-        shown = "  ".join(
-            f"{name} {measure.value:.3f} [{measure.low:.3f}, {measure.high:.3f}]"
-            for name, measure in evaluation.measures.items()
-            if name in ("loss", "accuracy_logp", "accuracy_implicit", "kl_sequence", "length")
-        )
-        self.console.print(f"held out, step {step}: {shown}")
-        if self.first is None:
-            self.first = (step, evaluation)
-        elif step == self.steps:
-            self._samples(step, evaluation)
+        """One line of values; the intervals are shown at the end."""
+        measures = evaluation.measures
+        shown = "  ".join(f"{name} {measures[name].value:.4g}" for name in _first(measures))
+        self._print(f"held out at step {step}: {shown}")
 
     @hookimpl
     def run_ended(self, run: Any, state: str) -> None:
-        """Leave the terminal as it was."""
+        """Leave the terminal as it was; of a finished run, show what changed."""
         if self.bar is not None:
             self.bar.stop()
             self.bar = None
+        if state == "finished" and (evaluations := run.directory.records("evals")):
+            before, after = evaluations[0], evaluations[-1]
+            self._changes(before, after)
+            self._samples(run.directory.records("samples"), before["step"], after["step"])
 
-    def _samples(self, step: int, evaluation: Any) -> None:
-        before, start = self.first
-        if not start.samples:
+    def _changes(self, before: Mapping[str, Any], after: Mapping[str, Any]) -> None:
+        """The held-out measures of the first evaluation and of the last, with intervals."""
+        rows: list[tuple[str, ...]] = [
+            ("held out", f"step {before['step']}", f"step {after['step']}")
+        ]
+        for name in _first(after):
+            found = [Measure(**each[name]) if name in each else None for each in (before, after)]
+            rows.append((name, *(said(measure) if measure else "" for measure in found)))
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        self._print("")
+        for row in rows:
+            cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+            self._print("   ".join(cells).rstrip())
+
+    def _samples(self, samples: Sequence[Mapping[str, Any]], before: int, after: int) -> None:
+        """What the same prompts were answered with, side by side."""
+        old, new = ([s for s in samples if s["step"] == step] for step in (before, after))
+        rows = list(zip(_apart([s["prompt"] for s in old]), old, new, strict=False))[:SHOWN]
+        if not rows:
             return
-        table = Table("prompt", f"step {before}", f"step {step}", show_lines=True)
-        for old, new in list(zip(start.samples, evaluation.samples, strict=True))[:SHOWN]:
-            table.add_row(
-                *(_cut(t) for t in (old["prompt"], old["completion"], new["completion"]))
-            )
-        self.console.print(table, markup=False)
+        if not self.console.is_terminal:
+            for prompt, first, last in rows:
+                self._print(f"\n> {_one_line(prompt)}")
+                self._print(f"  step {before}: {_one_line(first['completion'])}")
+                self._print(f"  step {after}: {_one_line(last['completion'])}")
+            return
+        table = Table("prompt", f"step {before}", f"step {after}", show_lines=True)
+        for prompt, first, last in rows:
+            table.add_row(*map(_cell, (prompt, first["completion"], last["completion"])))
+        self.console.print(table)
+
+    def _print(self, text: str) -> None:
+        self.console.print(text, markup=False, soft_wrap=True)
 
 
 def clock(seconds: float) -> str:
@@ -114,6 +147,35 @@ def clock(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
-def _cut(text: str, width: int = 400) -> str:
-    text = text.strip().replace("[", "\\[")
-    return text if len(text) <= width else f"...{text[-width:]}"
+def _first(measures: Mapping[str, Any]) -> Iterator[str]:
+    return (name for name in FIRST if name in measures)
+
+
+def _apart(prompts: Sequence[str]) -> list[str]:
+    """The lines of each prompt that are not those of all: a template's are left out.
+
+    >>> _apart(["system: be kind\\nhello\\nassistant", "system: be kind\\nbye\\nassistant"])
+    ['hello', 'bye']
+    """
+    if len(set(prompts)) < 2:
+        return list(prompts)
+    lines = [prompt.split("\n") for prompt in prompts]
+    begin = _alike(lines)
+    end = _alike([each[begin:][::-1] for each in lines])
+    return ["\n".join(each[begin : len(each) - end]) for each in lines]
+
+
+def _alike(lists: Sequence[Sequence[str]]) -> int:
+    """How many first items all the lists share."""
+    return sum(1 for _ in takewhile(lambda each: len(set(each)) == 1, zip(*lists, strict=False)))
+
+
+def _cell(text: str) -> Text:
+    """As it is, but for what a terminal would obey, and not too long."""
+    shown = (c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in text)
+    kept = "".join(shown).strip()
+    return Text(kept if len(kept) <= LONGEST else f"{kept[:LONGEST]}...")
+
+
+def _one_line(text: str) -> str:
+    return " ".join(_cell(text).plain.split())

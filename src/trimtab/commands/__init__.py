@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import logging
 import os
+import warnings
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from trimtab.plugins.registry import Plugins
 
 RunFileArgument = Annotated[Path, typer.Argument(metavar="FILE", help="A run file (YAML).")]
 Overrides = Annotated[
@@ -16,12 +20,15 @@ Overrides = Annotated[
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
+LOUD = "accelerate|bitsandbytes|datasets|huggingface_hub|peft|torch|transformers"
+
 
 def quiet() -> None:
     """Without the notices that libraries print while they load, and without telemetry."""
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
-    for name in ("bitsandbytes", "transformers", "datasets"):
+    warnings.filterwarnings("ignore", module=rf"({LOUD})(\.|$)")
+    for name in LOUD.split("|"):
         logging.getLogger(name).setLevel(logging.ERROR)
     from datasets.utils.logging import disable_progress_bar as without_datasets_bars
     from transformers.utils.logging import disable_progress_bar
@@ -30,9 +37,12 @@ def quiet() -> None:
     without_datasets_bars()
 
 
-def ended(run: Path) -> None:
-    """The path of what was made, and what to try next."""
-    stages = sorted((run / "stages").glob("*/adapter"), key=lambda path: path.stat().st_mtime)
-    made = run / "adapter" if not stages else stages[-1]
-    typer.echo(f"made {made if made.exists() else run}")
-    typer.echo(f"try  trimtab generate {run} --prompt 'Write a one-sentence review of Alien.'")
+def ended(run: Path, plugins: Plugins) -> None:
+    """The path of what was made, and what to try next; from one of several processes."""
+    if os.environ.get("RANK", "0") != "0":
+        return
+    from trimtab.core.finished import result
+
+    typer.echo(f"\nmade  {result(run, plugins)[1]}")
+    typer.echo(f"try   trimtab generate {run} --prompt 'Write a one-sentence review of Alien.'")
+    typer.echo("and   trimtab train FILE --set objective.name=NAME; trimtab plugins lists names")

@@ -16,6 +16,8 @@ def resume(
     """Go on with a run that was stopped or killed. A finished one takes no extra step."""
     quiet()
     from trimtab.api import resume as carry_out
+    from trimtab.plugins.registry import Plugins
     from trimtab.progress import Display
 
-    ended(carry_out(run, observers=[Display()]))
+    plugins = Plugins()
+    ended(carry_out(run, observers=[Display()], registry=plugins), plugins)

@@ -29,6 +29,9 @@ def train(
             typer.echo(line)
         return
     from trimtab.api import train as carry_out
+    from trimtab.plugins.registry import Plugins
     from trimtab.progress import Display
 
-    ended(carry_out(file, run, overrides or (), observers=[Display()]))
+    plugins = Plugins()
+    made = carry_out(file, run, overrides or (), observers=[Display()], registry=plugins)
+    ended(made, plugins)
