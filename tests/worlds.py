@@ -157,14 +157,14 @@ def whole_state(run: Path) -> dict[str, Any]:
     for file in sorted(path for path in run.rglob("*") if path.is_file()):
         name = file.relative_to(run).as_posix()
         if file.suffix in (".safetensors", ".md", ".jinja"):
-            state[name] = file.read_bytes().replace(run.name.encode(), b"NAME")
+            state[name] = file.read_bytes().replace(f"# {run.name}".encode(), b"# RUN")
         elif file.name == "metrics.jsonl":
             state[name] = [{**record, "seconds": None} for record in lines(file)]
         elif file.name in ("evals.jsonl", "samples.jsonl"):
             state[name] = lines(file)
         elif file.parent.parent.name == "checkpoints" and file.name == "run.json":
             state[name] = {**json.loads(file.read_text()), "logs": None}
-        elif file.name not in ("MANIFEST.json", "reference_cache.json", "run.lock"):
+        elif not file.name.startswith(("MANIFEST", "reference_cache", "run.lock")):
             state[name] = file.read_text().replace(str(run), "RUN")
     return state
 

@@ -1,0 +1,102 @@
+"""Two processes do what one does: the same adapter, the last ragged batch included."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import interrupting
+import pytest
+import warm
+from safetensors.torch import load_file
+from tiny import relative
+from worlds import differences, lines
+
+TOLERANCE = 1e-5
+ADAPTER = "adapter/adapter_model.safetensors"
+
+
+@pytest.fixture(scope="module")
+def file(world, tmp_path_factory):
+    """Batches of 4 and of 3 rows: of the last, one process has two and the other one."""
+    home = tmp_path_factory.mktemp("processes")
+    return world.file(home / "run.yaml", plugins=[interrupting.__file__])
+
+
+@pytest.fixture(scope="module")
+def alone(file):
+    """The run of one process."""
+    run = file.parent / "alone"
+    ended = warm.trimtab("train", file, "--run", run, TRIMTAB_CACHE=str(file.parent / "cache-1"))
+    assert ended.status == 0, ended.output
+    return run
+
+
+@pytest.fixture(scope="module")
+def together(file):
+    """The run of two."""
+    run = file.parent / "together"
+    ended = two("train", file, "--run", run, TRIMTAB_CACHE=str(file.parent / "cache-2"))
+    assert [each.status for each in ended] == [0, 0], ended
+    return run
+
+
+def two(*arguments: object, **environment: str) -> list[warm.Ended]:
+    """A command in two processes, with the variables that a launcher sets."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    launch = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    running = [
+        warm.start(*arguments, **launch, **environment, RANK=rank, LOCAL_RANK=rank)
+        for rank in ("0", "1")
+    ]
+    return [each.end() for each in running]
+
+
+def assert_close(run: Path, other: Path) -> None:
+    one, two = load_file(run / ADAPTER), load_file(other / ADAPTER)
+    assert one.keys() == two.keys()
+    for name in one:
+        assert relative(one[name], two[name]) <= TOLERANCE, name
+
+
+def test_the_adapter_is_that_of_one_process(alone, together):
+    assert_close(together, alone)
+    for one, two in zip(*(lines(run / "metrics.jsonl") for run in (alone, together)), strict=True):
+        assert one.pop("seconds") and two.pop("seconds")
+        assert two == pytest.approx(one, rel=TOLERANCE, abs=1e-4)
+
+
+def test_a_run_of_two_resumes_to_the_same_bits(file, together, tmp_path):
+    run, cache = tmp_path / "run", {"TRIMTAB_CACHE": str(tmp_path / "cache")}
+    stopped = two("train", file, "--run", run, INTERRUPT="2:SIGTERM", **cache)
+    assert [each.status for each in stopped] == [143, 143], stopped
+    resumed = two("resume", run, **cache)
+    assert [each.status for each in resumed] == [0, 0], resumed
+    assert "resumed from step 2" in resumed[0].output
+    assert differences(run, together) == []
+
+
+def test_one_of_two_processes_speaks(together, file):
+    refused = two("train", file, "--run", together)
+    assert refused[0].status == 2
+    assert "trimtab resume" in refused[0].output
+
+
+def test_torchrun(world, alone, tmp_path):
+    launch = "-m torch.distributed.run --nproc_per_node 2 -m -- trimtab train".split()
+    run = tmp_path / "run"
+    cache = {"TRIMTAB_CACHE": str(tmp_path / "cache")}
+    file = world.file(tmp_path / "run.yaml")
+    subprocess.run(
+        [sys.executable, *launch, file, "--run", run],
+        env=os.environ | cache,
+        check=True,
+        timeout=120,
+        capture_output=True,
+    )
+    assert_close(run, alone)
