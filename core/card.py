@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trimtab.core.measures import Measure
@@ -28,7 +29,7 @@ tags: [trimtab, {file.objective.name}]
 
 - Data: `{file.data.train}`{_rows(rows)}
 - Base held as {file.model.quantization}, computed in {parts.model.dtype}
-- Start: {file.model.start or "the base itself"}
+- Start: {Path(file.model.start).name if file.model.start else "the base itself"}
 
 ## Held-out measures
 

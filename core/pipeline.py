@@ -65,7 +65,7 @@ def _stages(
         directory = RunDirectory(home.path / "stages" / str(stage.name))
         if processes.main and not (directory.path / CONFIG).exists():
             file = handed_over(stage.run, stage.run, home.path)
-            RunDirectory.create(directory.path, dump(file), plan.text, environment())
+            RunDirectory.create(directory.path, dump(file), home.source, environment())
         processes.wait()
         settled = load(directory.path / CONFIG, (), registry).stages[0].run
         file = handed_over(settled, stage.run, home.path)

@@ -34,8 +34,9 @@ LOGS: tuple[Log, ...] = get_args(Log)
 State = Literal["running", "finished", "failed", "stopped"]
 
 CONFIG = "config.yaml"
+SOURCE = "config.source.yaml"
 _LOCK = "run.lock"
-_MADE_BEFORE_CONFIG = {_LOCK, "checkpoints", "config.source.yaml", "env.json", "run.json"}
+_MADE_BEFORE_CONFIG = {_LOCK, "checkpoints", SOURCE, "env.json", "run.json"}
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ class RunDirectory:
             with run.lock():
                 run._refuse_unless_free()
                 run.checkpoints.mkdir(exist_ok=True)
-                write_atomically(path / "config.source.yaml", source_text)
+                write_atomically(path / SOURCE, source_text)
                 write_json(path / "env.json", dict(env))
                 run.set_state("running", 0)
                 write_atomically(path / CONFIG, config_text)
@@ -122,6 +123,11 @@ class RunDirectory:
     def config(self) -> str:
         """The text of the resolved run file."""
         return (self.path / CONFIG).read_text(encoding="utf-8")
+
+    @property
+    def source(self) -> str:
+        """The text of the run file as it was given."""
+        return (self.path / SOURCE).read_text(encoding="utf-8")
 
     def rewrite_config(self, text: str) -> None:
         """Replace the resolved run file, when a choice made at start becomes part of it."""
