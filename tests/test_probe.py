@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tiny import CPU, gradient, perturb, ragged_pairs, relative
+from tiny import DEVICE, gradient, perturb, ragged_pairs, relative
 from transformers import AutoModelForCausalLM, Gemma3TextConfig, MistralConfig, Qwen2Config
 
 from trimtab.core.batches import Pairs, sequences
@@ -42,9 +42,9 @@ def model_of(config, folder, *, dtype="float32", quantization="none"):
     torch.manual_seed(0)
     AutoModelForCausalLM.from_config(config).save_pretrained(folder)
     section = ModelConfig(name=str(folder), quantization=quantization, dtype=dtype)
-    roles = Roles(load_base(section, CPU), AdapterConfig(rank=4), seed=0)
+    roles = Roles(load_base(section, DEVICE), AdapterConfig(rank=4), seed=0)
     perturb(roles, 0.3)
-    return LanguageModel(roles, dtype=compute_dtype(section, CPU), micro_tokens=4096)
+    return LanguageModel(roles, dtype=compute_dtype(section, DEVICE), micro_tokens=4096)
 
 
 def pairs(rows=3):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from peft import PeftModel
-from tiny import CPU, gradient, policy, ragged_pairs, relative, save_tiny
+from tiny import DEVICE, gradient, policy, ragged_pairs, relative, save_tiny
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from trimtab import Config, Loss, Needs, Objective, Pairs, Term
@@ -32,7 +32,7 @@ def logps(model, role):
 def test_reference_is_bit_equal_to_the_base_that_was_never_wrapped(tiny, quantization):
     config = ModelConfig(name=str(tiny), quantization=quantization)
     bare = LanguageModel(
-        Roles(load_base(config, CPU), None, frozen=True), dtype=torch.float32, micro_tokens=4096
+        Roles(load_base(config, DEVICE), None, frozen=True), dtype=torch.float32, micro_tokens=4096
     )
     wrapped = policy(tiny, quantization=quantization)
     assert torch.equal(logps(wrapped, REFERENCE), logps(bare, POLICY))
@@ -146,12 +146,12 @@ def test_a_missing_start_is_refused(tiny, tmp_path):
 def test_targets_that_do_not_exist_are_refused(tiny):
     config = ModelConfig(name=str(tiny), quantization="none")
     with pytest.raises(UserError, match="model.adapter does not fit"):
-        Roles(load_base(config, CPU), AdapterConfig(targets=["nowhere"]))
+        Roles(load_base(config, DEVICE), AdapterConfig(targets=["nowhere"]))
 
 
 def test_full_training_has_no_adapter_to_turn_off(tiny):
     config = ModelConfig(name=str(tiny), quantization="none", adapter=None)
-    roles = Roles(load_base(config, CPU), None)
+    roles = Roles(load_base(config, DEVICE), None)
     with pytest.raises(UserError, match="reference: {name: model}"), roles.role(REFERENCE):
         pass
     assert all(p.requires_grad for p in roles.parameters(POLICY))
@@ -165,7 +165,7 @@ def test_adapters_are_float32_whatever_the_base(tiny, dtype):
 
 def test_dropout_is_on_in_passes_with_gradient_only(tiny):
     config = ModelConfig(name=str(tiny), quantization="none")
-    roles = Roles(load_base(config, CPU), AdapterConfig(rank=4, dropout=0.5))
+    roles = Roles(load_base(config, DEVICE), AdapterConfig(rank=4, dropout=0.5))
     model = LanguageModel(roles, dtype=torch.float32, micro_tokens=4096)
     with torch.no_grad():
         for name, parameter in roles.named_parameters(POLICY).items():

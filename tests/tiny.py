@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import torch
@@ -14,7 +15,8 @@ from trimtab.core.lm import LanguageModel
 from trimtab.core.model import compute_dtype, load_base, load_tokenizer
 from trimtab.core.roles import Roles
 
-CPU = torch.device("cpu")
+DEVICE = torch.device(os.environ.get("TRIMTAB_TEST_DEVICE", "cpu"))
+"""Where the tests of the model run: `TRIMTAB_TEST_DEVICE=cuda` puts them on a GPU."""
 
 
 def save_tiny(folder: Path, **changes: int) -> Path:
@@ -59,10 +61,10 @@ def policy(
         adapter=AdapterConfig(rank=rank),
         gradient_checkpointing=checkpointing,
     )
-    roles = Roles(load_base(config, CPU), config.adapter, scalar=scalar, seed=0)
+    roles = Roles(load_base(config, DEVICE), config.adapter, scalar=scalar, seed=0)
     perturb(roles, spread)
     return LanguageModel(
-        roles, dtype=compute_dtype(config, CPU), micro_tokens=micro_tokens, share=share
+        roles, dtype=compute_dtype(config, DEVICE), micro_tokens=micro_tokens, share=share
     )
 
 
