@@ -1,8 +1,7 @@
 """TRL's own trainers around the tiny model: same weights, same tokens, a real step of each.
 
-The adapter is made by the trainer (``peft_config``), so that TRL's reference is the base with its
-adapter off; then it gets the values of ours. The rows reach TRL tokenized, through its own
-collator, data loader and ``training_step``.
+The rows reach TRL tokenized, and then go through its own collator, data loader and
+``training_step``; the benchmarks train with the same trainers.
 """
 
 from __future__ import annotations
@@ -15,6 +14,7 @@ import torch
 from tiny import CPU, relative
 from torch import Tensor
 
+from trimtab.benchmarks.trl_trainer import adapter, trainer
 from trimtab.core.batches import Batch, Sequences
 from trimtab.core.columns import annotate, prepare
 from trimtab.core.config import ModelConfig
@@ -61,13 +61,13 @@ def trl(
     kind: str, model: LanguageModel, folder: Path, rows: list[dict[str, Any]], **options: Any
 ) -> Result:
     """By TRL's ``DPOTrainer`` or ``SFTTrainer``, on all rows at once unless told otherwise."""
-    trainer = _trainer(kind, model, folder, rows, options)
-    steps = trainer.args.gradient_accumulation_steps
-    trainer.current_gradient_accumulation_steps = steps
-    loader = iter(trainer.get_train_dataloader())
-    batches, tokens = trainer.get_batch_samples(loader, steps, CPU)
-    loss = sum(float(trainer.training_step(trainer.model, one, tokens)) for one in batches)
-    return Result(loss, {name: _gradient(p) for name, p in _adapter(trainer).items()})
+    made = _trainer(kind, model, folder, rows, options)
+    steps = made.args.gradient_accumulation_steps
+    made.current_gradient_accumulation_steps = steps
+    batches, tokens = made.get_batch_samples(iter(made.get_train_dataloader()), steps, CPU)
+    for one in batches:
+        made.training_step(made.model, one, tokens)
+    return Result(sum(made.losses), {name: _gradient(p) for name, p in adapter(made).items()})
 
 
 def assert_equal(one: Result, other: Result) -> None:
@@ -115,16 +115,6 @@ def _trainer(
     rows: list[dict[str, Any]],
     options: dict[str, Any],
 ) -> Any:
-    import trl
-    from datasets import Dataset
-    from peft import LoraConfig
-
-    class Tokenized(getattr(trl, f"{kind}Trainer")):  # type: ignore[misc]
-        """The trainer, which is given tokens where it would make them."""
-
-        def _prepare_dataset(self, dataset: Any, *args: Any) -> Any:
-            return super()._prepare_dataset(dataset, *args) if kind == "SFT" else dataset
-
     settings = {
         "output_dir": str(folder / "trl"),
         "use_cpu": True,
@@ -137,31 +127,18 @@ def _trainer(
         "disable_tqdm": True,
     }
     ours = model.roles.peft.peft_config[POLICY]
-    trainer = Tokenized(
-        model=load_base(ModelConfig(name=str(folder), quantization="none", dtype="float32"), CPU),
-        args=getattr(trl, f"{kind}Config")(**settings | options),
-        train_dataset=Dataset.from_list(rows),
-        processing_class=load_tokenizer(str(folder)),
-        peft_config=LoraConfig(
-            r=ours.r,
-            lora_alpha=ours.lora_alpha,
-            target_modules=ours.target_modules,
-            task_type="CAUSAL_LM",
-        ),
+    made = trainer(
+        kind,
+        load_base(ModelConfig(name=str(folder), quantization="none", dtype="float32"), CPU),
+        load_tokenizer(str(folder)),
+        rows,
+        {"r": ours.r, "lora_alpha": ours.lora_alpha, "target_modules": ours.target_modules},
+        settings | options,
     )
     with torch.no_grad():
-        theirs = _adapter(trainer)
         for name, parameter in model.roles.named_parameters(POLICY).items():
-            theirs[name].copy_(parameter)
-    return trainer
-
-
-def _adapter(trainer: Any) -> dict[str, torch.nn.Parameter]:
-    return {
-        name.replace(".default.", "."): parameter
-        for name, parameter in trainer.model.named_parameters()
-        if parameter.requires_grad
-    }
+            adapter(made)[name].copy_(parameter)
+    return made
 
 
 def _gradient(parameter: torch.nn.Parameter) -> Tensor:

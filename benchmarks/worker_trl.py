@@ -1,0 +1,119 @@
+"""Measure TRL: its real ``train()``, on rows that it need not tokenize."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import TrainerCallback
+
+from trimtab.benchmarks.job import Job, Result, asked
+from trimtab.benchmarks.machine import held, peak
+from trimtab.benchmarks.shapes import SHAPES, Example
+from trimtab.benchmarks.start import ADAPTER, LEARNING_RATE, base, randomise
+from trimtab.benchmarks.trl_trainer import adapter, trainer
+from trimtab.core.embedded import NAME
+from trimtab.core.model import load_tokenizer
+
+DEFAULT_ROWS = 8
+"""``per_device_train_batch_size`` of transformers."""
+
+
+class Clock(TrainerCallback):
+    """When training began, and when each step had ended."""
+
+    def __init__(self) -> None:
+        self.times: list[float] = []
+
+    def on_train_begin(self, *arguments: Any, **more: Any) -> None:
+        """Nothing has been read yet."""
+        self.times.append(time.perf_counter())
+
+    def on_step_end(self, *arguments: Any, **more: Any) -> None:
+        """The optimizer has stepped."""
+        self.times.append(time.perf_counter())
+
+
+def measure(job: Job, folder: Path) -> Result:
+    """Build the trainer, give its adapter our start, train."""
+    examples = SHAPES[job.shape]((job.warmup + job.steps) * job.rows)
+    model, tokenizer = base(job), load_tokenizer(NAME)
+    lora = {"r": ADAPTER.rank, "lora_alpha": 2 * ADAPTER.rank, "target_modules": ADAPTER.targets}
+    began, loaded = time.perf_counter(), held()
+    made = trainer(
+        job.objective.upper(), model, tokenizer, _rows(job, examples), lora, _options(job, folder)
+    )
+    preparation = time.perf_counter() - began if job.reference == "warm" else 0.0
+    randomise(adapter(made))
+    clock = Clock()
+    made.add_callback(clock)
+    made.train()
+    steps = [end - begin for begin, end in zip(clock.times, clock.times[1:], strict=False)]
+    parts = len(made.losses) // len(steps)
+    return Result(
+        job=job,
+        seconds=steps[job.warmup :],
+        losses=[sum(made.losses[i : i + parts]) for i in range(0, len(made.losses), parts)],
+        peak=peak(),
+        loaded=loaded,
+        preparation=preparation,
+    )
+
+
+def _rows(job: Job, examples: Sequence[Example]) -> list[dict[str, Any]]:
+    if job.objective == "dpo":
+        return [
+            {"prompt_ids": one.prompt, "chosen_ids": one.chosen, "rejected_ids": one.rejected}
+            for one in examples
+        ]
+    return [
+        {
+            "input_ids": one.prompt + one.chosen,
+            "completion_mask": [0] * len(one.prompt) + [1] * len(one.chosen),
+        }
+        for one in examples
+    ]
+
+
+def _options(job: Job, folder: Path) -> dict[str, Any]:
+    """TRL's defaults, but for what makes the comparison one."""
+    micro = job.micro_rows or min(DEFAULT_ROWS, job.rows)
+    if job.rows % micro:
+        raise ValueError(f"{job.rows} rows a step cannot be cut into micro-batches of {micro}")
+    options: dict[str, Any] = {
+        "output_dir": str(folder),
+        "use_cpu": not torch.cuda.is_available(),
+        "bf16": job.dtype == "bfloat16",
+        "per_device_train_batch_size": micro,
+        "gradient_accumulation_steps": job.rows // micro,
+        "max_steps": job.warmup + job.steps,
+        "learning_rate": LEARNING_RATE,
+        "lr_scheduler_type": "constant",
+        "train_sampling_strategy": "sequential",
+        "save_strategy": "no",
+        "report_to": [],
+        "disable_tqdm": True,
+    }
+    if job.checkpointing is not None:
+        options |= {"activation_checkpointing": job.checkpointing, "gradient_checkpointing": None}
+    if job.objective == "sft":
+        options["completion_only_loss"] = True
+    if job.reference == "warm":
+        options["precompute_ref_log_probs"] = True
+    return options
+
+
+def main() -> None:
+    """Read a job, write a result."""
+    job, answer = asked()
+    with tempfile.TemporaryDirectory() as folder:
+        result = measure(job, Path(folder))
+    answer.write_text(result.model_dump_json(), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
