@@ -111,7 +111,7 @@ class Loop:
     def _diagnosis(self, streams: Streams, metrics: Mapping[str, float]) -> str:
         """Which rows alone are not finite, found by running each of them alone."""
         guilty = [
-            f"{name} {number}"
+            f"{number}" if name == "batch" else f"{number} of {name}"
             for name, batch in streams.items()
             for number, rows in _single_rows(batch)
             if not self._finite({**streams, name: rows})
