@@ -87,9 +87,13 @@ class RunDirectory:
             raise UserError(f"{self.path} is a file: choose another place with --run DIR")
         present = {entry.name for entry in self.path.iterdir()}
         if CONFIG in present:
+            way = f"go on with it by `trimtab resume {self.path}`"
+            stood = self.state()
+            if stood.state == "failed" and stood.step == 0:
+                way = "it failed before its first step: delete it"
             raise UserError(
-                f"{self.path} holds a run already: go on with it by `trimtab resume {self.path}`, "
-                "or choose another directory with --run DIR"
+                f"{self.path} holds a run already: {way}, or choose another directory with "
+                "--run DIR"
             )
         foreign = {name for name in present if not name.startswith((STAGING, REMOVING))}
         if _LOCK in present and not any(self.checkpoints.glob("*")):
