@@ -11,7 +11,7 @@ from trimtab.core.config import RunFile, Selected
 from trimtab.core.errors import UserError
 from trimtab.core.lm import LanguageModel
 from trimtab.core.loop import Loop
-from trimtab.core.model import compute_dtype, device, load_base, load_tokenizer
+from trimtab.core.model import compute_dtype, device, load_base, load_tokenizer, micro_tokens
 from trimtab.core.objective import Objective
 from trimtab.core.optimizer import make_optimizer, make_schedule
 from trimtab.core.policy import LANGUAGE_ROLES
@@ -125,7 +125,7 @@ def _model(file: RunFile, objective: Objective, source: Source) -> LanguageModel
     return LanguageModel(
         roles,
         dtype=compute_dtype(file.model, place),
-        micro_tokens=file.train.micro_tokens,
+        micro_tokens=micro_tokens(file.train, place),
         share=bool(file.model.prefix_sharing),
         temperature=1.0 if source.fixed else file.rollout.temperature,
     )

@@ -135,8 +135,11 @@ class TrainConfig(Config):
     rows: PositiveInt = 32
     """Rows (pairs, or samples) in the batch of a step, over all processes."""
 
-    micro_tokens: PositiveInt = 2048
-    """Tokens, padding included, in a forward. It changes memory and speed, never the gradient."""
+    micro_tokens: PositiveInt | None = None
+    """Tokens, padding included, in a forward: memory and speed, never the gradient.
+
+    null is 512 on a CPU and 8192 on a GPU.
+    """
 
     learning_rate: PositiveFloat = 1e-4
     """Of AdamW, at the top of the schedule."""

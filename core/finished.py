@@ -9,11 +9,11 @@ import torch
 
 from trimtab.core.build import Parts, build
 from trimtab.core.checkpoint import Checkpoint, newest
-from trimtab.core.config import ModelConfig, RunFile
+from trimtab.core.config import ModelConfig, RunFile, TrainConfig
 from trimtab.core.errors import UserError
 from trimtab.core.finish import ADAPTER, MODEL, write_whole
 from trimtab.core.lm import LanguageModel
-from trimtab.core.model import compute_dtype, device, load_base, load_tokenizer
+from trimtab.core.model import compute_dtype, device, load_base, load_tokenizer, micro_tokens
 from trimtab.core.pipeline import handed_over
 from trimtab.core.processes import Processes
 from trimtab.core.roles import Roles, adapter_settings
@@ -64,9 +64,10 @@ def load_model(where: str, registry: Any) -> tuple[LanguageModel, Any]:
     """A policy to sample from, and its tokenizer: a run's, a PEFT folder's, or a plain model's."""
     config, adapter = _policy(Path(where).expanduser(), registry) or _plain(where)
     place = device()
+    most = micro_tokens(TrainConfig(), place)
     base = load_base(config, place)
     roles = Roles.loaded(base, adapter) if adapter else Roles(base, None, frozen=True)
-    model = LanguageModel(roles, dtype=compute_dtype(config, place), micro_tokens=2048)
+    model = LanguageModel(roles, dtype=compute_dtype(config, place), micro_tokens=most)
     return model, load_tokenizer(config.name, trust_remote_code=config.trust_remote_code)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from trimtab.core import embedded
-from trimtab.core.config import ModelConfig
+from trimtab.core.config import ModelConfig, TrainConfig
 from trimtab.core.errors import UserError
 
 
@@ -37,6 +37,19 @@ def compute_dtype(config: ModelConfig, device: torch.device) -> torch.dtype:
     return {"float32": torch.float32, "bfloat16": torch.bfloat16}[config.dtype]
 
 
+def held_dtype(config: ModelConfig, device: torch.device) -> torch.dtype:
+    """The dtype of the base's weights: float32 where they are trained themselves.
+
+    In bfloat16 an update of a small learning rate is below the spacing of most weights.
+    """
+    return torch.float32 if config.adapter is None else compute_dtype(config, device)
+
+
+def micro_tokens(config: TrainConfig, device: torch.device) -> int:
+    """What ``null`` stands for: a CPU is as fast with few tokens at a time, a GPU is not."""
+    return config.micro_tokens or (512 if device.type == "cpu" else 8192)
+
+
 def load_tokenizer(name: str, *, trust_remote_code: bool = False) -> Any:
     """The model's tokenizer, with its chat template."""
     from transformers import AutoTokenizer
@@ -59,7 +72,7 @@ def load_base(config: ModelConfig, device: torch.device) -> Any:
         config.name,
         lambda path: AutoModelForCausalLM.from_pretrained(
             path,
-            dtype=compute_dtype(config, device),
+            dtype=held_dtype(config, device),
             quantization_config=_quantization(config, device),
             device_map={"": device},
             attn_implementation="sdpa",

@@ -194,15 +194,17 @@ class Training:
 
     def _keep_smaller_batches(self) -> None:
         """After an out-of-memory, in whichever process, the smaller micro-batch is the run's."""
-        model, file = self.parts.model, self.run.file
+        model, settled = self.parts.model, self.run.file.train.micro_tokens
         model.micro_tokens = min(self.run.processes.gather(model.micro_tokens))
-        if model.micro_tokens < file.train.micro_tokens:
+        if settled is not None and model.micro_tokens < settled:
             self.run.settle("train", micro_tokens=model.micro_tokens)
             self.run.note(f"out of memory: micro_tokens is {model.micro_tokens} from here on")
 
 
 def _choose(run: Run, parts: Parts) -> None:
     """What is chosen at start is written down, and never chosen again."""
+    if run.file.train.micro_tokens is None:
+        run.settle("train", micro_tokens=parts.model.micro_tokens)
     if run.file.model.prefix_sharing is None:
         verdict = sharing_is_exact(parts.model, parts.source.longest())
         parts.model.share = verdict.share
