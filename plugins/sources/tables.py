@@ -95,7 +95,7 @@ def _saved(folder: Path) -> Table | None:
     """What ``datasets`` saved with ``save_to_disk``."""
     if not any((folder / name).is_file() for name in ("dataset_dict.json", "state.json")):
         return None
-    import datasets  # type: ignore[import-untyped]
+    import datasets
 
     try:
         return _splits(str(folder), datasets.load_from_disk(folder))
