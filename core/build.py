@@ -122,13 +122,15 @@ def _model(file: RunFile, objective: Objective, source: Source) -> LanguageModel
     )
     if file.model.start is not None:
         roles.start_from(adapter_folder(file.model.start))
-    return LanguageModel(
+    model = LanguageModel(
         roles,
         dtype=compute_dtype(file.model, place),
         micro_tokens=micro_tokens(file.train, place),
         share=bool(file.model.prefix_sharing),
         temperature=1.0 if source.fixed else file.rollout.temperature,
     )
+    model.check_head()
+    return model
 
 
 def adapter_folder(start: str) -> Path:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from trimtab.core.batches import Batch, Sequences
 from trimtab.core.batching import micro_batches
-from trimtab.core.errors import RunError
+from trimtab.core.errors import RunError, UserError
 from trimtab.core.layout import Layout, lay_out, rows_of
 from trimtab.core.logprobs import token_logps
 from trimtab.core.model import weights_hash
@@ -105,6 +105,7 @@ class LanguageModel:
                 layout.target_M,
                 self._head,
                 self.vocabulary,
+                frozen_VH=self._frozen_head(),
                 temperature=self.temperature,
                 tokenwise=needs.tokenwise,
                 reference_MH=reference_MH,
@@ -173,10 +174,33 @@ class LanguageModel:
         return layout.attention(window if slides else None)
 
     def _head(self, hidden: Tensor) -> Tensor:
-        """Hidden states -> logits, with the soft cap that Gemma 2 puts on them."""
+        """Hidden states -> logits, with the model's soft cap."""
         logits: Tensor = self.base.get_output_embeddings()(hidden)
-        cap = getattr(self.base.config.get_text_config(), "final_logit_softcapping", None)
+        cap = self._cap()
         return logits if cap is None else cap * torch.tanh(logits / cap)
+
+    def _frozen_head(self) -> Tensor | None:
+        """The head's weight, where the head is this frozen matrix and nothing else."""
+        head = self.base.get_output_embeddings()
+        plain = type(head) is nn.Linear and head.bias is None and not head.weight.requires_grad
+        return head.weight if plain and self._cap() is None else None
+
+    def _cap(self) -> float | None:
+        """The soft cap that Gemma 2 puts on its logits."""
+        return getattr(self.base.config.get_text_config(), "final_logit_softcapping", None)
+
+    def check_head(self) -> None:
+        """Refuse a model that does something to its logits that ``_head`` does not."""
+        ids = torch.tensor([[1, 2, 3]], device=self.device) % self.vocabulary
+        with torch.no_grad(), self._compute():
+            own = self.base(input_ids=ids, use_cache=False).logits.float()
+            ours = self._head(self.base.base_model(input_ids=ids, use_cache=False)[0]).float()
+        if not torch.allclose(own, ours, rtol=1e-2, atol=1e-2):
+            kind = type(self.base).__name__
+            raise UserError(
+                f"{kind} changes its logits after the head in a way that Trimtab does not know: "
+                "its log-probs would be wrong. Please report this model"
+            )
 
     def _reference(self, layout: Layout) -> Tensor:
         with torch.no_grad(), self.role(REFERENCE), self._compute():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,7 +11,7 @@ from torch.utils.checkpoint import checkpoint
 
 from trimtab.core.objective import Tokenwise
 
-CHUNK_BYTES = 64 * 2**20
+CHUNK_BYTES = 32 * 2**20
 """Of float32 logits at a time."""
 
 Head = Callable[[Tensor], Tensor]
@@ -23,6 +24,7 @@ def token_logps(
     head: Head,
     vocabulary: int,
     *,
+    frozen_VH: Tensor | None = None,
     temperature: float = 1.0,
     tokenwise: Mapping[str, Tokenwise] | None = None,
     reference_MH: Tensor | None = None,
@@ -31,14 +33,15 @@ def token_logps(
 
         log pi = log_softmax(head(hidden) / temperature)[target]
 
-    Logits are float32 before the softmax. Each chunk's logits live only while it is computed; the
-    backward pass computes them again.
+    Logits are float32 before the softmax, and a chunk's live only while it is computed.
 
     Args:
         hidden_MH: the states that predict the targets.
         target_M: token ids.
         head: the language model's head.
         vocabulary: V, which sets the size of a chunk.
+        frozen_VH: the head's weight, where the head is nothing but this matrix and is not trained:
+            then nothing has to be computed again in the backward pass.
         temperature: divides the logits.
         tokenwise: name -> f(logps_cV, reference_cV or None) -> [c].
         reference_MH: the reference's states, for functions that compare distributions.
@@ -46,6 +49,10 @@ def token_logps(
     Returns:
         float32 [M], and [M] for each function.
     """
+    size = max(1, CHUNK_BYTES // (4 * vocabulary))
+    if frozen_VH is not None and not tokenwise:
+        apply: Callable[..., Tensor] = _FrozenHead.apply
+        return apply(hidden_MH, target_M, frozen_VH, temperature, size), {}
     functions = dict(tokenwise or {})
 
     def chunk(hidden_cH: Tensor, target_c: Tensor, reference_cH: Tensor | None) -> Tensor:
@@ -61,8 +68,7 @@ def token_logps(
         logits_cV = head(hidden_cH).float()
         return (logits_cV if temperature == 1 else logits_cV / temperature).log_softmax(-1)
 
-    size = max(1, CHUNK_BYTES // (4 * vocabulary))
-    parts = []
+    parts = [hidden_MH.new_zeros(1 + len(functions), 0, dtype=torch.float32)]
     for start in range(0, len(target_M), size):
         cut = slice(start, start + size)
         reference_cH = None if reference_MH is None else reference_MH[cut]
@@ -76,7 +82,46 @@ def token_logps(
                 preserve_rng_state=False,
             )
         )
-    if not parts:
-        parts.append(hidden_MH.new_zeros(1 + len(functions), 0, dtype=torch.float32))
-    logps_M, *others = torch.cat(parts, dim=1)
-    return logps_M, dict(zip(functions, others, strict=True))
+    first_M, *others = torch.cat(parts, dim=1)
+    return first_M, dict(zip(functions, others, strict=True))
+
+
+class _FrozenHead(torch.autograd.Function):
+    """log_softmax(hidden W^T / temperature)[target], with its gradient by the hidden states.
+
+        d log pi / d hidden = (W[target] - softmax W) / temperature
+
+    One vector a token, whatever the loss does with the log-prob: it is made while the chunk's
+    softmax is at hand, and the backward pass only scales it.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden_MH: Tensor,
+        target_M: Tensor,
+        weight_VH: Tensor,
+        temperature: float,
+        size: int,
+    ) -> Tensor:
+        wanted = ctx.needs_input_grad[0]
+        logps_M = hidden_MH.new_empty(len(target_M), dtype=torch.float32)
+        slope_MH = torch.empty_like(hidden_MH) if wanted else None
+        for start in range(0, len(target_M), size):
+            cut = slice(start, start + size)
+            logits_cV = (hidden_MH[cut] @ weight_VH.T).float().div_(temperature)
+            chosen_c = logits_cV.gather(-1, target_M[cut, None])[:, 0]
+            total_c = logits_cV.logsumexp(-1)
+            logps_M[cut] = chosen_c - total_c
+            if slope_MH is not None:
+                softmax_cV = logits_cV.sub_(total_c[:, None]).exp_().to(weight_VH.dtype)
+                expected_cH = softmax_cV @ weight_VH
+                slope_MH[cut] = (weight_VH[target_M[cut]] - expected_cH) / temperature
+        if slope_MH is not None:
+            ctx.save_for_backward(slope_MH)
+        return logps_M
+
+    @staticmethod
+    def backward(ctx: Any, grad_M: Tensor) -> Any:
+        (slope_MH,) = ctx.saved_tensors
+        return (grad_M[:, None] * slope_MH).to(slope_MH.dtype), None, None, None, None

@@ -81,7 +81,7 @@ def by_hand(model, batch, side):
         parameter.grad = None
     with model.role(POLICY):
         loss.backward()
-    return gradient(model), float(loss)
+    return gradient(model), float(loss.detach())
 
 
 @pytest.mark.parametrize("side", ["left", "right"])

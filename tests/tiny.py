@@ -79,7 +79,7 @@ def perturb(roles: Roles, spread: float, seed: int = 1) -> None:
 
 
 def ragged_pairs(rows: int = 6, seed: int = 0, eos: int = 2) -> Pairs:
-    """Pairs of all lengths; each completion ends in the EOS action, which is the padding id too."""
+    """Pairs of all lengths; completions end in the EOS action, which is the padding id too."""
     generator = torch.Generator().manual_seed(seed)
 
     def ids(length: int) -> list[int]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tiny import CPU, relative
+from tiny import DEVICE, relative
 from torch import Tensor
 
 from trimtab.benchmarks.trl_trainer import adapter, trainer
@@ -64,7 +64,7 @@ def trl(
     made = _trainer(kind, model, folder, rows, options)
     steps = made.args.gradient_accumulation_steps
     made.current_gradient_accumulation_steps = steps
-    batches, tokens = made.get_batch_samples(iter(made.get_train_dataloader()), steps, CPU)
+    batches, tokens = made.get_batch_samples(iter(made.get_train_dataloader()), steps, DEVICE)
     for one in batches:
         made.training_step(made.model, one, tokens)
     return Result(sum(made.losses), {name: _gradient(p) for name, p in adapter(made).items()})
@@ -129,7 +129,7 @@ def _trainer(
     ours = model.roles.peft.peft_config[POLICY]
     made = trainer(
         kind,
-        load_base(ModelConfig(name=str(folder), quantization="none", dtype="float32"), CPU),
+        load_base(ModelConfig(name=str(folder), quantization="none", dtype="float32"), DEVICE),
         load_tokenizer(str(folder)),
         rows,
         {"r": ours.r, "lora_alpha": ours.lora_alpha, "target_modules": ours.target_modules},
