@@ -58,7 +58,8 @@ def start(*arguments: object, **environment: str) -> Running:
     """Start ``trimtab ARGUMENTS`` with these environment variables beside its own."""
     with NamedTemporaryFile(delete=False) as log:
         pass
-    with mock.patch.dict(os.environ, PYTHONPATH=str(Path(__file__).parent)):
+    path = os.pathsep.join([str(Path(__file__).parent), *filter(None, sys.path)])
+    with mock.patch.dict(os.environ, PYTHONPATH=path):
         forkserver.ensure_running()  # Python 3.11 does not give it our sys.path
     words = [str(each) for each in arguments]
     process = _context.Process(target=_command, args=(words, environment, log.name))
