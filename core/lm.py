@@ -57,6 +57,15 @@ class LanguageModel:
         """Activate a role for a forward and its backward."""
         return self.roles.role(name)
 
+    @contextmanager
+    def without_dropout(self) -> Iterator[None]:
+        """Passes with gradient that draw nothing, so that two of them compare."""
+        before, self.dropouts = self.dropouts, [(module, 0.0) for module, _ in self.dropouts]
+        try:
+            yield
+        finally:
+            self.dropouts = before
+
     def trained(self) -> Mapping[str, list[nn.Parameter]]:
         """The trained parameters of each role."""
         return {role: self.roles.parameters(role) for role in self.roles.names}

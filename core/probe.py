@@ -64,7 +64,7 @@ def _measure(model: LanguageModel, batch: Batch, *, share: bool) -> _Measured:
     before, model.share = model.share, share
     parameters = model.trained()[POLICY]
     try:
-        with model.role(POLICY):
+        with model.without_dropout(), model.role(POLICY):
             filled = model.forward(batch.sequences, Needs())
             logps = [s.policy_NT[s.mask_NT] for s in filled.values()]
             signs = [(-1.0) ** i for i in range(len(logps))]

@@ -38,11 +38,11 @@ ARCHITECTURES = {
 }
 
 
-def model_of(config, folder, *, dtype="float32", quantization="none"):
+def model_of(config, folder, *, dtype="float32", quantization="none", dropout=0.0):
     torch.manual_seed(0)
     AutoModelForCausalLM.from_config(config).save_pretrained(folder)
     section = ModelConfig(name=str(folder), quantization=quantization, dtype=dtype)
-    roles = Roles(load_base(section, DEVICE), AdapterConfig(rank=4), seed=0)
+    roles = Roles(load_base(section, DEVICE), AdapterConfig(rank=4, dropout=dropout), seed=0)
     perturb(roles, 0.3)
     return LanguageModel(roles, dtype=compute_dtype(section, DEVICE), micro_tokens=4096)
 
@@ -101,3 +101,10 @@ def test_nothing_to_share_is_no_reason_to_share(tmp_path):
     assert not sharing_is_exact(model, None).share
     alone = Pairs(ragged_pairs(1).chosen, ragged_pairs(1, seed=5).rejected)
     assert "no row has two completions" in sharing_is_exact(model, alone).why
+
+
+def test_dropout_does_not_hide_that_sharing_is_exact(tmp_path):
+    model = model_of(ARCHITECTURES["qwen2"], tmp_path, dropout=0.5)
+    before = model.dropouts
+    assert sharing_is_exact(model, pairs(1)).share
+    assert model.dropouts == before and all(p == 0.5 for _, p in before)
