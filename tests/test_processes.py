@@ -88,16 +88,8 @@ def test_one_of_two_processes_speaks(together, file):
 
 
 def test_torchrun(world, alone, tmp_path):
-    launch = [
-        "-m",
-        "torch.distributed.run",
-        "--nproc_per_node",
-        "2",
-        "-m",
-        "--",
-        "trimtab",
-        "train",
-    ]
+    torchrun = ["-m", "torch.distributed.run", "--nproc_per_node", "2"]
+    launch = [*torchrun, "-m", "--", "trimtab", "train"]
     run = tmp_path / "run"
     cache = {"TRIMTAB_CACHE": str(tmp_path / "cache")}
     file = world.file(tmp_path / "run.yaml")
