@@ -39,7 +39,7 @@ def candidates(job: Job) -> list[Job]:
     return [
         job.model_copy(
             update={
-                "arm": f"TRL, {size} rows{', checkpointing' if checkpointing else ''}",
+                "arm": f"TRL, micro-batch {size}{', checkpointing' if checkpointing else ''}",
                 "micro_rows": size,
                 "checkpointing": checkpointing,
                 "steps": 2,
@@ -63,7 +63,7 @@ def best(job: Job, tried: list[Result]) -> list[Job]:
 
 
 def _like(found: Job, job: Job, name: str) -> Job:
-    how = f"{found.micro_rows} rows, checkpointing {'on' if found.checkpointing else 'off'}"
+    how = f"micro-batch {found.micro_rows}, checkpointing {'on' if found.checkpointing else 'off'}"
     return job.model_copy(
         update={
             "arm": f"{name} ({how})",

@@ -72,8 +72,8 @@ def test_trls_best_are_the_fastest_and_the_smallest_of_all_settings():
     }
     found = [result(one, [9.0 - i], 1000 + i) for i, one in enumerate(tried)]
     fastest, smallest, known = best(asked, found)
-    assert fastest.arm == f"{FASTEST} (4 rows, checkpointing on)"
-    assert smallest.arm == f"{SMALLEST} (1 rows, checkpointing off)"
+    assert fastest.arm == f"{FASTEST} (micro-batch 4, checkpointing on)"
+    assert smallest.arm == f"{SMALLEST} (micro-batch 1, checkpointing off)"
     assert (known.reference, known.micro_rows) == ("warm", 4)
 
 
