@@ -102,7 +102,7 @@ def save_checkpoint(
         except BaseException:
             shutil.rmtree(staging, ignore_errors=True)
             raise
-        _rotate(folder, step, keep)
+        rotate(folder, step, keep)
     except (OSError, SafetensorError) as error:
         raise RunError(
             f"step {step} could not be saved in {folder}: {error}. Checkpoints that were there "
@@ -174,7 +174,8 @@ def _commit(staging: Path, final: Path) -> None:
     fsync_directory(final.parent)
 
 
-def _rotate(folder: Path, step: int, keep: int) -> None:
+def rotate(folder: Path, step: int, keep: int) -> None:
+    """Keep ``step`` and the ones before it, ``keep`` in all; delete the others."""
     found = _found(folder)
     steps = sorted({at for at, _ in found if at <= step}, reverse=True)[:keep]
     for at, path in found:

@@ -11,7 +11,7 @@ from torch.utils.checkpoint import checkpoint
 
 from trimtab.core.objective import Tokenwise
 
-CHUNK_BYTES = 32 * 2**20
+CHUNK_BYTES = 16 * 2**20
 """Of float32 logits at a time."""
 
 Head = Callable[[Tensor], Tensor]
@@ -109,13 +109,11 @@ class _FrozenHead(torch.autograd.Function):
         slope_MH = torch.empty_like(hidden_MH) if wanted else None
         for start in range(0, len(target_M), size):
             cut = slice(start, start + size)
-            logits_cV = (hidden_MH[cut] @ weight_VH.T).float().div_(temperature)
-            chosen_c = logits_cV.gather(-1, target_M[cut, None])[:, 0]
-            total_c = logits_cV.logsumexp(-1)
-            logps_M[cut] = chosen_c - total_c
+            logits_cV = (hidden_MH[cut] @ weight_VH.T).float()
+            logps_cV = (logits_cV if temperature == 1 else logits_cV / temperature).log_softmax(-1)
+            logps_M[cut] = logps_cV.gather(-1, target_M[cut, None])[:, 0]
             if slope_MH is not None:
-                softmax_cV = logits_cV.sub_(total_c[:, None]).exp_().to(weight_VH.dtype)
-                expected_cH = softmax_cV @ weight_VH
+                expected_cH = logps_cV.exp_().to(weight_VH.dtype) @ weight_VH
                 slope_MH[cut] = (weight_VH[target_M[cut]] - expected_cH) / temperature
         if slope_MH is not None:
             ctx.save_for_backward(slope_MH)

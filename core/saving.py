@@ -9,7 +9,13 @@ import torch
 
 from trimtab.core.cached import CachedReference
 from trimtab.core.caches import cache_dir
-from trimtab.core.checkpoint import Checkpoint, DamagedCheckpoint, newest, save_checkpoint
+from trimtab.core.checkpoint import (
+    Checkpoint,
+    DamagedCheckpoint,
+    newest,
+    rotate,
+    save_checkpoint,
+)
 from trimtab.core.errors import RunError
 from trimtab.core.files import read_json, write_json
 from trimtab.core.reference_cache import ReferenceCache
@@ -76,6 +82,8 @@ def restore(run: Run, parts: Parts) -> int:
         if messages:
             run.note("no checkpoint verifies: the run starts again")
         return 0
+    if run.processes.main:  # a death may have left more than are kept
+        rotate(run.directory.checkpoints, checkpoint.step, run.file.train.keep)
     state = checkpoint.document("run")
     restore_roles(parts, checkpoint)
     _restore_optimizer(parts, checkpoint, unflatten_state({}, state["schedule"]))
