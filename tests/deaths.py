@@ -50,11 +50,12 @@ def dies_at(event: int, action: Callable[[], object]) -> bool:
     """Run the action in a fork that dies just before its event-th change of the disk.
 
     Changes are: opening a file to write, mkdir, rename, replace, unlink, rmdir, truncate, fsync.
-    At the fsync of a file half of what was written to it is lost too. False: it ended before.
+    At the fsync of a file, half of what was written to it since the last one is lost too.
+    False: the action ended before.
     """
 
     def doomed() -> None:
-        doom(event)
+        doom(event)()
         action()
 
     status = fork(doomed)
@@ -85,27 +86,36 @@ def recorded() -> Iterator[list[tuple[str, str]]]:
         os.fsync, os.rename, os.replace = fsync, rename, replace
 
 
-def doom(event: int) -> None:
-    """Let this process die just before its event-th change of the disk from now on."""
+def doom(event: int) -> Callable[[], None]:
+    """Prepare the death of this process; it dies at the event-th change after the call of what
+    is returned. What is synced before, and from now on, is safe."""
     events = 0
+    counting = False
     fsync = os.fsync
+    safe: dict[str, int] = {}
 
     def count() -> bool:
         nonlocal events
-        events += 1
-        return events == event
+        events += counting
+        return counting and events == event
 
     def audit(name: str, arguments: tuple[Any, ...]) -> None:
         if (name in _CHANGES or (name == "open" and arguments[2] & _WRITING)) and count():
             os._exit(DIED)
 
     def dying_fsync(descriptor: int) -> None:
+        path, status = os.readlink(f"/proc/self/fd/{descriptor}"), os.fstat(descriptor)
         if count():
-            status = os.fstat(descriptor)
             if stat.S_ISREG(status.st_mode):
-                os.truncate(os.readlink(f"/proc/self/fd/{descriptor}"), status.st_size // 2)
+                os.truncate(path, (safe.get(path, 0) + status.st_size) // 2)
             os._exit(DIED)
         fsync(descriptor)
+        safe[path] = status.st_size
+
+    def begin() -> None:
+        nonlocal counting
+        counting = True
 
     os.fsync = dying_fsync
     sys.addaudithook(audit)
+    return begin

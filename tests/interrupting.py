@@ -17,6 +17,9 @@ from trimtab import hookimpl
 
 STEP, _, HOW = os.environ.get("INTERRUPT", "0:SIGTERM").partition(":")
 
+if HOW.isdigit():
+    die = deaths.doom(int(HOW))
+
 
 @hookimpl
 def step_ended(run: Any, step: int, metrics: Mapping[str, float]) -> None:
@@ -24,7 +27,7 @@ def step_ended(run: Any, step: int, metrics: Mapping[str, float]) -> None:
     if step != int(STEP):
         return
     if HOW.isdigit():
-        deaths.doom(int(HOW))
+        die()
         return
     for name in HOW.split(","):
         os.kill(os.getpid(), getattr(signal, name))

@@ -190,7 +190,7 @@ def test_killed_at_many_random_instants(whole, tmp_path, seed):
 
 
 def dead_in_a_save(whole: Path, run: Path, event: int) -> bool:
-    """Let a run die in the save of step 2, and go on; False when the save had ended before."""
+    """Let a run die at a change of the disk after step 2, and go on; False: it ended first."""
     interrupted = warm.trimtab("train", file_of(whole), "--run", run, **own(run, f"2:{event}"))
     assert interrupted.status in (0, deaths.DIED), interrupted.output
     if interrupted.status == deaths.DIED:
@@ -209,7 +209,7 @@ def test_death_at_every_change_of_the_disk(whole, tmp_path):
     event = 1
     while dead_in_a_save(whole, tmp_path / str(event), event):
         event += 1
-    assert event > 100
+    assert event > 90
 
 
 @pytest.mark.parametrize("key, value", [("learning_rate", 0.02), ("weight_decay", 0.1)])

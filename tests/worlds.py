@@ -156,8 +156,10 @@ def whole_state(run: Path) -> dict[str, Any]:
     state: dict[str, Any] = {}
     for file in sorted(path for path in run.rglob("*") if path.is_file()):
         name = file.relative_to(run).as_posix()
-        if file.suffix in (".safetensors", ".md", ".jinja"):
-            state[name] = file.read_bytes().replace(f"# {run.name}".encode(), b"# RUN")
+        if file.suffix in (".safetensors", ".jinja"):
+            state[name] = file.read_bytes()
+        elif file.name == "README.md":
+            state[name] = file.read_text().replace(f"# {run.name}\n", "# RUN\n")
         elif file.name == "metrics.jsonl":
             state[name] = [{**record, "seconds": None} for record in lines(file)]
         elif file.name in ("evals.jsonl", "samples.jsonl"):
