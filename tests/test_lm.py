@@ -8,7 +8,7 @@ import pytest
 import torch
 from tiny import gradient, policy, ragged_pairs, relative, save_tiny
 
-from trimtab import Config, Loss, Needs, Objective, Pairs, Term
+from trimtab import Config, Loss, Needs, Objective, Term
 from trimtab.core.batches import Demonstrations, sequences, widened
 from trimtab.core.columns import annotate, prepare
 from trimtab.core.gradient import accumulate
