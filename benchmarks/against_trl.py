@@ -89,7 +89,7 @@ def main(
     steps: Annotated[int, typer.Option(help="measured, of each process")] = 5,
     warmup: Annotated[int, typer.Option(help="steps before them")] = 1,
     rounds: Annotated[int, typer.Option(help="measurements of each arm")] = 3,
-    micro_tokens: Annotated[int, typer.Option(help="ours: tokens in a forward")] = 2048,
+    micro_tokens: Annotated[int, typer.Option(help="ours: tokens in a forward")] = 512,
     search: Annotated[bool, typer.Option(help="look for TRL's best settings too")] = True,
     out: Annotated[Path | None, typer.Option(help="JSON; Markdown goes beside it")] = None,
 ) -> None:

@@ -29,7 +29,7 @@ def main(
     rows: Annotated[int, typer.Option(help="of the smallest step")] = 8,
     steps: Annotated[int, typer.Option(help="measured, of each process")] = 3,
     rounds: Annotated[int, typer.Option(help="measurements of each size")] = 2,
-    micro_tokens: Annotated[int, typer.Option(help="ours: tokens in a forward")] = 2048,
+    micro_tokens: Annotated[int, typer.Option(help="ours: tokens in a forward")] = 512,
     trl: Annotated[bool, typer.Option(help="measure TRL too")] = False,
     out: Annotated[Path | None, typer.Option(help="JSON; Markdown goes beside it")] = None,
 ) -> None:

@@ -41,7 +41,7 @@ class Job(Config):
     reference: Literal["computed", "cold", "warm"] = "computed"
     """Of DPO: computed in each step, or kept: cold learns rows as they come, warm knows all."""
 
-    micro_tokens: PositiveInt = 2048
+    micro_tokens: PositiveInt = 512
     """Ours: tokens in a forward."""
 
     micro_rows: PositiveInt | None = None

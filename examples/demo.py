@@ -11,10 +11,9 @@ import json
 from pathlib import Path
 
 import torch
-from peft import PeftModel
-from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from trimtab import train
+from trimtab.commands import quiet
 from trimtab.core.model import locate
 from trimtab.progress import Display
 
@@ -24,6 +23,7 @@ TEXT = "A rare joy, warm and sharp."
 
 def main() -> None:
     """Train, then say what changed."""
+    quiet()
     run = train(HERE / "demo.yaml", observers=[Display()])
     first, *_, last = [json.loads(line) for line in (run / "evals.jsonl").read_text().splitlines()]
     for name in ("accuracy_logp", "accuracy_implicit", "margin", "kl_sequence"):
@@ -42,6 +42,9 @@ def said(measure: dict[str, float]) -> str:
 @torch.no_grad()
 def with_plain_peft(adapter: Path) -> str:
     """What a completion's log-prob was without the adapter, and is with it."""
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
     settings = json.loads((adapter / "adapter_config.json").read_text())
     base = locate(settings["base_model_name_or_path"])
     tokenizer = AutoTokenizer.from_pretrained(adapter)
