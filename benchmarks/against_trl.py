@@ -42,7 +42,7 @@ def candidates(job: Job) -> list[Job]:
                 "arm": f"TRL, micro-batch {size}{', checkpointing' if checkpointing else ''}",
                 "micro_rows": size,
                 "checkpointing": checkpointing,
-                "steps": 2,
+                "steps": 1,
                 "warmup": 1,
             }
         )

@@ -18,7 +18,7 @@ from trimtab.core.model import locate
 from trimtab.progress import Display
 
 HERE = Path(__file__).parent
-TEXT = "A rare joy, warm and sharp."
+GOOD, BAD = "A rare joy, warm and funny.", "A dull mess, loud and long."
 
 
 def main() -> None:
@@ -28,7 +28,8 @@ def main() -> None:
     first, *_, last = [json.loads(line) for line in (run / "evals.jsonl").read_text().splitlines()]
     for name in ("accuracy_logp", "accuracy_implicit", "margin", "kl_sequence"):
         print(f"{name:18} {said(first[name])}  ->  {said(last[name])}")
-    print(f"\nloaded by plain peft: log-prob of {TEXT!r} {with_plain_peft(run / 'adapter')}")
+    print(f"\nplain peft loads it, and favours {GOOD!r} over")
+    print(f"{BAD!r} by {with_plain_peft(run / 'adapter')} nats")
     print(f"the adapter: {run / 'adapter'}")
     print(f"talk to it:  trimtab generate {run} --prompt 'Write a one-sentence review of Alien.'")
     print("try another: trimtab train examples/demo.yaml --set objective.loss=ipo")
@@ -41,7 +42,7 @@ def said(measure: dict[str, float]) -> str:
 
 @torch.no_grad()
 def with_plain_peft(adapter: Path) -> str:
-    """What a completion's log-prob was without the adapter, and is with it."""
+    """By how much the better text is likelier, without the adapter and with it."""
     from peft import PeftModel
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -51,16 +52,16 @@ def with_plain_peft(adapter: Path) -> str:
     model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), adapter)
     turns = [{"role": "user", "content": "Write a one-sentence review of the movie Alien."}]
     prompt = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-    ids = tokenizer(prompt + TEXT, return_tensors="pt", add_special_tokens=False).input_ids
     begin = len(tokenizer(prompt, add_special_tokens=False).input_ids)
 
-    def logp() -> float:
+    def logp(text: str) -> float:
+        ids = tokenizer(prompt + text, return_tensors="pt", add_special_tokens=False).input_ids
         logps = model(ids).logits[0, begin - 1 : -1].log_softmax(-1)
         return float(logps.gather(-1, ids[0, begin:, None]).sum())
 
-    after = logp()
+    after = logp(GOOD) - logp(BAD)
     with model.disable_adapter():
-        return f"{logp():.2f} -> {after:.2f}"
+        return f"{logp(GOOD) - logp(BAD):.2f} -> {after:.2f}"
 
 
 if __name__ == "__main__":
