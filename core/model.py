@@ -107,10 +107,12 @@ def _either(model: Any, name: str, older: str) -> Any:
 
 
 def weights_hash(model: torch.nn.Module) -> str:
-    """SHA-256 of every weight as it is held, adapters left out."""
+    """SHA-256 of every weight as it is held: what adapters and heads are put on it is left out."""
+    state = {name.replace(".base_layer.", "."): held for name, held in model.state_dict().items()}
     digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        if "lora_" in name or "modules_to_save" in name or not isinstance(tensor, torch.Tensor):
+    for name, tensor in sorted(state.items()):
+        ours = "lora_" in name or name.startswith("score.")
+        if ours or not isinstance(tensor, torch.Tensor):
             continue
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(

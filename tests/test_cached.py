@@ -109,6 +109,8 @@ def test_the_fingerprint_does_not_react_to_training(tiny):
     model.micro_tokens = 7
     assert model.fingerprint(REFERENCE) == before
     assert policy(tiny, rank=8).fingerprint(REFERENCE) == before
+    assert policy(tiny, scalar=("critic",)).fingerprint(REFERENCE) == before
+    assert policy(tiny, targets=["q_proj"]).fingerprint(REFERENCE) == before
 
 
 def test_other_tokens_or_masks_are_other_rows(tiny, tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Literal
 
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
@@ -52,13 +53,14 @@ def policy(
     spread: float = 0.3,
     scalar: tuple[str, ...] = (),
     rank: int = 4,
+    targets: Literal["all-linear"] | list[str] = "all-linear",
 ) -> LanguageModel:
     """A policy whose LoRA B is random, so that it differs from its reference."""
     config = ModelConfig(
         name=str(folder),
         quantization=quantization,
         dtype=dtype,
-        adapter=AdapterConfig(rank=rank),
+        adapter=AdapterConfig(rank=rank, targets=targets),
         gradient_checkpointing=checkpointing,
     )
     roles = Roles(load_base(config, DEVICE), config.adapter, scalar=scalar, seed=0)
