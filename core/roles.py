@@ -204,6 +204,7 @@ class Roles:
             self._copy(START, name)
             return
         self.peft.load_adapter(folder, adapter_name=name, is_trainable=False)
+        self.peft.train()  # PEFT has put the model into eval(), which 4-bit weights do not survive
         self._check_precision(name)
         for path, parameter in self.named_parameters(name).items():
             if not bool(torch.isfinite(parameter).all()):

@@ -65,6 +65,22 @@ def test_gradient_survives(tiny, quantization, checkpointing, between):
 
 
 @pytest.mark.parametrize("quantization", ["none", "nf4", "int8"])
+def test_gradient_survives_a_start_from_an_adapter(tiny, quantization, tmp_path):
+    """PEFT calls eval() when it loads one."""
+    policy(tiny, quantization=quantization).roles.save(POLICY, tmp_path / "start", str(tiny))
+    model = policy(tiny, quantization=quantization, spread=0.0)
+    model.roles.start_from(tmp_path / "start")
+    assert all(module.training for module in model.base.modules())
+    model.check_head()
+    reference_pass(model, tiny)
+    batch = annotate(model, REFERENCE, ragged_pairs(), OBJECTIVE.needs)
+    accumulate(model, OBJECTIVE, {"batch": batch})
+    fresh = policy(tiny, quantization=quantization)
+    accumulate(fresh, OBJECTIVE, {"batch": batch})
+    assert torch.equal(gradient(model), gradient(fresh))
+
+
+@pytest.mark.parametrize("quantization", ["none", "nf4", "int8"])
 def test_recomputation_changes_nothing(tiny, quantization):
     grads = []
     for checkpointing in (False, True):
