@@ -92,8 +92,8 @@ def test_recomputation_changes_nothing(tiny, quantization):
 
 
 @pytest.mark.parametrize("quantization", ["nf4", "int8"])
-def test_a_forward_in_eval_mode_is_what_would_do_harm(tiny, quantization):
-    """Why the model never leaves train mode: this guards the guard."""
+def test_the_base_is_quantized_and_in_train_mode(tiny, quantization):
+    """Without either, this file would test nothing."""
     model = policy(tiny, quantization=quantization)
     assert model.base.training and all(m.training for m in model.base.modules())
     quantized = [m for m in model.base.modules() if "bit" in type(m).__name__]
