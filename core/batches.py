@@ -50,6 +50,7 @@ class Sequences:
     maybe_reference_NT: Tensor | None = None
     maybe_behaviour_NT: Tensor | None = None
     maybe_values_NT: Tensor | None = None
+    maybe_score_N: Tensor | None = None
     tokenwise_NT: Mapping[str, Tensor] = field(default_factory=dict)
     """What the functions in ``Needs.tokenwise`` returned."""
 
@@ -77,6 +78,15 @@ class Sequences:
         """What the scalar role predicts: with gradient in its terms, without in prepare()."""
         remedy = "it exists in terms of a scalar role; in prepare(), ask for Needs(values=True)"
         return _declared(self.maybe_values_NT, "values_NT", remedy)
+
+    @property
+    def score_N(self) -> Tensor:
+        """What a scalar role says of the whole completion, read at its end; 0 where it is empty.
+
+        The state is that of the last token which is not the model's padding, as in
+        ``AutoModelForSequenceClassification``: docs/decisions/0007.
+        """
+        return _declared(self.maybe_score_N, "score_N", "it exists in terms of a scalar role")
 
     @property
     def policy_N(self) -> Tensor:
@@ -123,9 +133,15 @@ class Batch:
 
     @property
     def sequences(self) -> dict[str, Sequences]:
-        """Every Sequences field, by its name."""
-        values = {f.name: getattr(self, f.name) for f in fields(self)}
-        return {name: value for name, value in values.items() if isinstance(value, Sequences)}
+        """Every Sequences by the name of its field; of a tuple of them, ``responses_0`` and on."""
+        found: dict[str, Sequences] = {}
+        for f in fields(self):
+            value = getattr(self, f.name)
+            if isinstance(value, Sequences):
+                found[f.name] = value
+            elif _are_sequences(value):
+                found |= {f"{f.name}_{k}": one for k, one in enumerate(value)}
+        return found
 
     @property
     def leading(self) -> Sequences:
@@ -137,8 +153,16 @@ class Batch:
         return _map(self, change)  # type: ignore[no-any-return]
 
     def with_sequences(self, sequences: Mapping[str, Sequences]) -> Self:
-        """The same rows, with these fields in place of theirs."""
-        changes: dict[str, Any] = dict(sequences)
+        """The same rows, with these in place of theirs, by the names of ``sequences``."""
+        changes: dict[str, Any] = {}
+        for f in fields(self):
+            value = getattr(self, f.name)
+            if f.name in sequences:
+                changes[f.name] = sequences[f.name]
+            elif _are_sequences(value):
+                changes[f.name] = tuple(
+                    sequences.get(f"{f.name}_{k}", one) for k, one in enumerate(value)
+                )
         return replace(self, **changes)
 
     def with_columns(self, columns: Mapping[str, Tensor]) -> Self:
@@ -151,9 +175,15 @@ class Batch:
         return replace(self, columns={**self.columns, **columns})
 
 
+def _are_sequences(value: Any) -> bool:
+    return isinstance(value, tuple) and all(isinstance(one, Sequences) for one in value)
+
+
 def _map(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
     if isinstance(value, Tensor):
         return change(value)
+    if isinstance(value, tuple):
+        return tuple(_map(item, change) for item in value)
     if isinstance(value, Mapping):
         return {key: _map(item, change) for key, item in value.items()}
     if isinstance(value, (Sequences, Batch)):
@@ -181,12 +211,40 @@ class Pairs(Batch):
 
 
 @dataclass(frozen=True)
+class Ranked(Batch):
+    """N prompts with up to K responses each, and which of any two was preferred.
+
+    A pair is a ranking of two. Where a row has fewer than K responses, the others are empty.
+    """
+
+    responses: tuple[Sequences, ...]
+    """K of them; the rows of each are the N prompts."""
+
+    better_NKK: Tensor
+    """P(response i is better than response j), in [0, 1]; NaN where the two were not compared.
+
+    Filled above and below the diagonal: better[n, i, j] = 1 - better[n, j, i].
+    """
+
+    margin_NKK: Tensor | None = None
+    """By how much i is better than j, in the raters' units; the negative of [n, j, i]."""
+
+    @property
+    def score_NK(self) -> Tensor:
+        """The active scalar role's score of each response, 0 for an empty one."""
+        return torch.stack([one.score_N for one in self.responses], dim=-1)
+
+
+@dataclass(frozen=True)
 class Labelled(Batch):
     """N completions with a thumbs up or down, and N mismatched ones to estimate a KL from."""
 
     responses: Sequences
     desirable_N: Tensor
+    """bool."""
+
     mismatched: Sequences
+    """Each row's prompt, followed by the completion of a row that has another prompt."""
 
 
 @dataclass(frozen=True)
@@ -238,6 +296,8 @@ def _join(values: Sequence[Any]) -> Any:
     if isinstance(first, Tensor):
         width = max(value.shape[-1] for value in values) if first.ndim == 2 else 0
         return torch.cat([widened(value, width) for value in values])
+    if isinstance(first, tuple):
+        return tuple(_join(list(same)) for same in zip(*values, strict=True))
     if isinstance(first, (Sequences, Batch)):
         return replace(
             first,
@@ -249,7 +309,7 @@ def _join(values: Sequence[Any]) -> Any:
 
 
 def widened(tensor: Tensor, width: int) -> Tensor:
-    """[N, T] padded with zeros on the right to ``width`` columns; [N] is left alone."""
-    if tensor.ndim < 2:
+    """[N, T] padded with zeros on the right to ``width`` columns; others are left alone."""
+    if tensor.ndim != 2:
         return tensor
     return torch.nn.functional.pad(tensor, (0, width - tensor.shape[-1]))

@@ -88,9 +88,9 @@ def check_loss_is_unreduced(o: Objective) -> None:
             f"{term.method}() is not unreduced: its shape is {tuple(got)}, not {tuple(want)}",
         )
         for name, metric in loss.metrics.items():
-            require(
-                metric.shape in ((ROWS,), want), f"metric {name!r} has shape {tuple(metric.shape)}"
-            )
+            for part in metric if isinstance(metric, tuple) else (metric,):
+                shape = tuple(part.shape)
+                require(shape in ((ROWS,), want), f"metric {name!r} has shape {shape}")
 
 
 def check_before_names_sequences(o: Objective) -> None:

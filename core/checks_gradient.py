@@ -8,7 +8,7 @@ from functools import partial
 
 import torch
 
-from trimtab.core.batches import Batch, Labelled, Pairs
+from trimtab.core.batches import Batch, Labelled, Pairs, Ranked
 from trimtab.core.checks import NEGLIGIBLE, require
 from trimtab.core.examples import Example, OneOf, same, widen, without_tokens
 from trimtab.core.objective import Objective
@@ -149,6 +149,9 @@ def check_pushes_the_right_way(o: Objective) -> None:
     if isinstance(batch, Pairs):
         right = up["chosen"].sum() > up["rejected"].sum()
         require(bool(right), "a step does not raise chosen over rejected")
+    elif isinstance(batch, Ranked):
+        right = up["responses_0"].sum() > up["responses_1"].sum()
+        require(bool(right), "a step does not raise the better response over the other")
     elif isinstance(batch, Labelled):
         good_N = batch.desirable_N
         right = up["responses"][good_N].sum() > up["responses"][~good_N].sum()

@@ -12,7 +12,7 @@ from torch import Tensor
 from trimtab.core.batches import Batch, Demonstrations, Sequences
 from trimtab.core.columns import annotate, forward, prepare
 from trimtab.core.config import RolloutConfig, RunFile
-from trimtab.core.gradient import weights
+from trimtab.core.gradient import weighted, weights
 from trimtab.core.layout import rows_of
 from trimtab.core.lm import LanguageModel
 from trimtab.core.measures import Column, Measure, measure, of_batch, rows
@@ -121,7 +121,7 @@ def _on_rows(
 
 def _filled(model: LanguageModel, batch: Batch, needs: Needs) -> Iterator[Batch]:
     with model.role(POLICY):
-        for taken in model.cut(batch, needs.before):
+        for taken in model.cut(batch, needs.skipped):
             part = batch[taken].map(lambda tensor: tensor.to(model.device))
             yield forward(model, part, needs)
 
@@ -134,11 +134,8 @@ def _of_objective(objective: Objective, batch: Batch) -> Iterator[tuple[str, Col
             loss: Loss = getattr(objective, term.method)(batch)
             weight = weights(term, batch).float()
             yield term.method, _column(loss.value, weight)
-            for name, metric in loss.metrics.items():
-                yield (
-                    name,
-                    _column(metric, weight if metric.ndim == 2 else torch.ones_like(metric)),
-                )
+            for name in loss.metrics:
+                yield name, _column(*weighted(term, loss, name, weight))
 
 
 def _column(value: Tensor, weight: Tensor) -> Column:

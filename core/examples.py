@@ -81,7 +81,9 @@ class TablePolicy:
     def _filled(self, sequences: Sequences, needs: Needs) -> Sequences:
         column_NT = self.tables[self.active][sequences.tokens_NT]
         if self.active not in LANGUAGE_ROLES:
-            return replace(sequences, maybe_values_NT=column_NT)
+            end_N1 = (sequences.length_N - 1).clamp(min=0)[:, None]
+            score_N = column_NT.gather(1, end_N1)[:, 0].masked_fill(sequences.length_N == 0, 0.0)
+            return replace(sequences, maybe_values_NT=column_NT, maybe_score_N=score_N)
         tokenwise_NT = {name: self.tables[name][sequences.tokens_NT] for name in needs.tokenwise}
         return replace(sequences, maybe_policy_NT=column_NT, tokenwise_NT=tokenwise_NT)
 
@@ -189,12 +191,27 @@ class _Maker:
             "reward_N": self.uniform(ROWS),
             "group_N": torch.arange(ROWS) // 3,
             "preference_N": 0.5 + self.uniform(ROWS) / 2 if soft else None,
+            "better_NKK": self.better(soft),
+            "margin_NKK": None,
         }
         # With postponed annotations, a field's type is its source text.
         for field in fields(kind):
             if field.type in ("Sequences", Sequences):
                 made[field.name] = self.sequences()
+            elif field.type in ("tuple[Sequences, ...]", tuple[Sequences, ...]):
+                made[field.name] = (self.sequences(), self.sequences(), _some(self.sequences()))
         return kind(**{f.name: made[f.name] for f in fields(kind) if f.name in made})
+
+    def better(self, soft: bool) -> Tensor:
+        """Response 0 was preferred to 1, and 1 to 2, which only every second row has."""
+        certain = torch.ones(3, 3, dtype=torch.float64).triu(1)
+        better_NKK = certain.expand(ROWS, 3, 3).clone()
+        if soft:
+            better_NKK *= 0.5 + self.uniform(ROWS * 9).view(ROWS, 3, 3) / 2
+        better_NKK += (1 - better_NKK).mT.tril(-1)
+        better_NKK[:, range(3), range(3)] = torch.nan
+        better_NKK[1::2, 2] = better_NKK[1::2, :, 2] = torch.nan
+        return better_NKK
 
     def sequences(self) -> Sequences:
         """Of each completion at least one token is trained, and not always the first."""
@@ -222,6 +239,16 @@ class _Maker:
 
     def normal(self, size: int) -> Tensor:
         return torch.randn(size, generator=self.generator, dtype=torch.float64)
+
+
+def _some(sequences: Sequences) -> Sequences:
+    """Every second row's completion; the others are empty."""
+    gone_N = torch.arange(len(sequences)) % 2 == 1
+    return replace(
+        sequences,
+        mask_NT=sequences.mask_NT & ~gone_N[:, None],
+        length_N=sequences.length_N.masked_fill(gone_N, 0),
+    )
 
 
 def widen(batch: Batch, *, completion: int = 0, prompt: int = 0) -> Batch:
@@ -258,6 +285,8 @@ def tensors(value: Any) -> list[Tensor]:
         return [value]
     if isinstance(value, Mapping):
         return [tensor for item in value.values() for tensor in tensors(item)]
+    if isinstance(value, tuple):
+        return [tensor for item in value for tensor in tensors(item)]
     if isinstance(value, (Batch, Sequences)):
         return tensors(vars(value))
     return []

@@ -148,8 +148,11 @@ def minibatches(
 
 
 def tokens(batch: Batch) -> int:
-    """Real tokens of a batch, prompts included, each sequence with its own."""
-    return sum(int(s.prompt_length_N.sum() + s.length_N.sum()) for s in batch.sequences.values())
+    """Real tokens of a batch, prompts included, each completion with its own."""
+    return sum(
+        int((s.prompt_length_N + s.length_N)[s.length_N > 0].sum())
+        for s in batch.sequences.values()
+    )
 
 
 def _single_rows(batch: Batch) -> Iterator[tuple[int, Batch]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Generic, get_args, get_origin
 
@@ -35,11 +35,19 @@ class Needs:
     before: frozenset[str] = frozenset()
     """Sequences whose policy and reference log-probs are wanted once, without gradient."""
 
+    unused: frozenset[str] = frozenset()
+    """Sequences of the batch of which nothing is wanted, so that no pass reads them."""
+
     tokenwise: Mapping[str, Tokenwise] = field(default_factory=dict)
     """Functions evaluated where the distribution over V exists, such as an entropy."""
 
     tokenwise_reference: bool = False
     """Give them the reference's distribution too; it costs a reference pass a micro-batch."""
+
+    @property
+    def skipped(self) -> frozenset[str]:
+        """Sequences that passes with gradient leave out."""
+        return self.before | self.unused
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,8 +84,12 @@ class Loss:
     value: Tensor
     """[N] or [N, T], the same shape as the term's weight."""
 
-    metrics: Mapping[str, Tensor] = field(default_factory=dict)
-    """[N] is averaged over rows; [N, T] is averaged with the term's weight."""
+    metrics: Mapping[str, Tensor | tuple[Tensor, Tensor]] = field(default_factory=dict)
+    """[N] is averaged over rows; [N, T] is averaged with the term's weight.
+
+    A pair (value, weight), both [N], is averaged with a weight of its own: over the rows of one
+    label, for example.
+    """
 
 
 class Objective(Generic[B, C]):
@@ -121,6 +133,10 @@ class Objective(Generic[B, C]):
         raise NotImplementedError(
             f"{type(self).__name__} must define loss(), or name other methods in terms"
         )
+
+    def advice(self, account: Mapping[str, Any]) -> Iterable[str]:
+        """What the user should be told before training, given what the source says of its rows."""
+        return ()
 
     def stop(self, metrics: Mapping[str, float]) -> bool:
         """After an update: leave out the remaining updates on this batch?"""

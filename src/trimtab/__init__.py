@@ -15,6 +15,7 @@ if TYPE_CHECKING:
         Demonstrations,
         Labelled,
         Pairs,
+        Ranked,
         Rollouts,
         Sequences,
     )
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from trimtab.core.source import Source
 
 _HOMES = {
-    "batches": ("Batch", "Demonstrations", "Labelled", "Pairs", "Rollouts", "Sequences"),
+    "batches": ("Batch", "Demonstrations", "Labelled", "Pairs", "Ranked", "Rollouts", "Sequences"),
     "hookspecs": ("hookimpl",),
     "judge": ("Judge",),
     "objective": ("Loss", "Needs", "Objective", "Term", "Updates"),
@@ -49,6 +50,7 @@ __all__ = [
     "Needs",
     "Objective",
     "Pairs",
+    "Ranked",
     "Reference",
     "Reward",
     "Rollouts",
