@@ -263,3 +263,48 @@ def discopop(margin_N: Tensor, tau: float) -> Tensor:
     logit_N = margin_N / tau
     exponential_N = torch.exp(logsigmoid(logit_N) - margin_N)
     return torch.sigmoid(-logit_N) * logistic(margin_N) + exponential_N
+
+
+def reference_point(logratio_N: Tensor, counted_N: Tensor) -> Tensor:
+    """What log-ratios are to be expected of completions to prompts that they do not answer.
+
+        z0 = max(0, mean of log(pi(y'|x) / pi_ref(y'|x))), a biased estimate of KL(pi || pi_ref)
+
+    Ethayarajh et al. 2024 (KTO), arXiv:2402.01306, section 4.1. It is a constant to the loss.
+
+    Args:
+        logratio_N: of the mismatched completions, in nats.
+        counted_N: bool; which of them have anything to count. None at all gives 0.
+
+    Returns:
+        z0, a scalar in nats, without gradient.
+
+    >>> counted_N = torch.tensor([True, True, False])
+    >>> reference_point(torch.tensor([3.0, -1.0, 0.0]), counted_N)
+    tensor(1.)
+    """
+    total = logratio_N.detach().masked_fill(~counted_N, 0.0).sum()
+    return (total / counted_N.sum().clamp(min=1)).clamp(min=0)
+
+
+def kto(reward_N: Tensor, point_N: Tensor, desirable_N: Tensor) -> Tensor:
+    """How far a completion is from being worth the most to people, by prospect theory.
+
+        1 - sigmoid(r - z) if desirable, 1 - sigmoid(z - r) if not
+
+    Ethayarajh et al. 2024 (KTO), arXiv:2402.01306, eq. 8, without its weights. With z = 0 it is
+    the unpaired form of APO-zero: D'Oosterlinck et al. 2024, arXiv:2408.06266, eq. 7.
+
+    Args:
+        reward_N: implicit rewards r.
+        point_N: the reference point z, in the units of r.
+        desirable_N: bool.
+
+    Returns:
+        Loss [N], between 0 and 1.
+
+    >>> kto(torch.tensor([1.0, 1.0]), torch.tensor([0.0, 1.0]), torch.tensor([True, False]))
+    tensor([0.2689, 0.5000])
+    """
+    above_N = reward_N - point_N
+    return torch.sigmoid(torch.where(desirable_N, -above_N, above_N))

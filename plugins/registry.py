@@ -34,6 +34,7 @@ GROUP = "trimtab"
 BUILTIN = (
     "trimtab.objectives.sft",
     "trimtab.objectives.dpo",
+    "trimtab.objectives.kto",
     "trimtab.plugins.references.adapter_off",
     "trimtab.plugins.references.model",
     "trimtab.plugins.sources.dataset",
