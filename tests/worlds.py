@@ -47,6 +47,13 @@ def demonstration(number: int) -> dict[str, Any]:
     return {"prompt": pair(number)["prompt"], "completion": pair(number)["chosen"]}
 
 
+def labelled(number: int) -> dict[str, Any]:
+    """One completion with its label: those of odd numbers are good."""
+    good = number % 2 == 1
+    completion = pair(number)["chosen" if good else "rejected"]
+    return {"prompt": pair(number)["prompt"], "completion": completion, "label": good}
+
+
 def write_rows(file: Path, row: Callable[[int], Mapping[str, Any]], count: int) -> Path:
     """A JSONL file of rows 1 to ``count``."""
     file.write_text("".join(json.dumps(row(n)) + "\n" for n in range(1, count + 1)))
@@ -99,15 +106,16 @@ class World:
     model: Path
     pairs: Path
     demonstrations: Path
+    labels: Path
 
     @classmethod
     def make(cls, home: Path) -> World:
-        """Seven rows to train on, four held out, of pairs and of demonstrations."""
-        for name, row in (("pairs", pair), ("demonstrations", demonstration)):
+        """Seven rows to train on and four held out, of each kind."""
+        rows = {"pairs": pair, "demonstrations": demonstration, "labels": labelled}
+        for name, row in rows.items():
             write_rows(home / f"{name}.jsonl", row, 7)
             write_rows(home / f"{name}-eval.jsonl", lambda n, row=row: row(n + 7), 4)
-        model = save_model(home / "model")
-        return cls(home, model, home / "pairs.jsonl", home / "demonstrations.jsonl")
+        return cls(home, save_model(home / "model"), *(home / f"{name}.jsonl" for name in rows))
 
     def settings(self, **changes: Any) -> dict[str, Any]:
         """A run file: two epochs of seven pairs, in batches of 4 and 3; saved after each."""
@@ -132,9 +140,13 @@ class World:
 
     def demonstrating(self) -> dict[str, Any]:
         """The changes that train on the demonstrations."""
-        held_out = f"{self.demonstrations.with_suffix('')}-eval.jsonl"
-        data = {"train": str(self.demonstrations), "eval": held_out}
-        return {"data": data, "objective": {"name": "sft"}}
+        return self.learning("sft")
+
+    def learning(self, objective: str) -> dict[str, Any]:
+        """The changes that train with an objective, on the rows that it learns from."""
+        rows = {"sft": self.demonstrations, "kto": self.labels}.get(objective, self.pairs)
+        data = {"train": str(rows), "eval": f"{rows.with_suffix('')}-eval.jsonl"}
+        return {"data": data, "objective": {"name": objective}}
 
     def file(self, path: Path, **changes: Any) -> Path:
         """The settings as a run file."""
