@@ -14,11 +14,11 @@ from trimtab.core.loop import Loop
 from trimtab.core.model import compute_dtype, device, load_base, load_tokenizer, micro_tokens
 from trimtab.core.objective import Objective
 from trimtab.core.optimizer import make_optimizer, make_schedule
-from trimtab.core.policy import LANGUAGE_ROLES
+from trimtab.core.policy import LANGUAGE_ROLES, POLICY
 from trimtab.core.processes import Processes
 from trimtab.core.reference import Reference
 from trimtab.core.roles import Roles
-from trimtab.core.sampling import stop_ids
+from trimtab.core.sampling import mixed, stop_ids
 from trimtab.core.source import Setting, Source
 
 
@@ -57,9 +57,10 @@ def build(file: RunFile, registry: Registry, processes: Processes) -> Parts:
     """Everything that the run file names. Rows are read first: bad data should fail at once."""
     objective: Objective = _made(registry, "objective", file.objective)
     tokenizer = load_tokenizer(file.model.name, trust_remote_code=file.model.trust_remote_code)
-    source = _source(file, registry, objective.data, tokenizer)
+    source = _source(file, registry, objective.data, tokenizer, file.train.seed)
     streams = {
-        name: _source(file, registry, kind, tokenizer) for name, kind in objective.streams.items()
+        name: _source(file, registry, kind, tokenizer, mixed(file.train.seed, name))
+        for name, kind in objective.streams.items()
     }
     model = _model(file, objective, source)
     reference = _reference(file, registry, objective, model)
@@ -85,7 +86,9 @@ def _made(registry: Registry, kind: str, selected: Selected) -> Any:
     return registry.make(kind, selected.name, selected.options)
 
 
-def _source(file: RunFile, registry: Registry, kind: type[Batch], tokenizer: Any) -> Source:
+def _source(
+    file: RunFile, registry: Registry, kind: type[Batch], tokenizer: Any, seed: int
+) -> Source:
     """The one that the run file names, else the first that makes this kind of rows."""
     if file.source is not None:
         source: Source = _made(registry, "source", file.source)
@@ -107,7 +110,7 @@ def _source(file: RunFile, registry: Registry, kind: type[Batch], tokenizer: Any
             batch=kind,
             data=file.data,
             tokenizer=tokenizer,
-            seed=file.train.seed,
+            seed=seed,
             rollout=file.rollout,
         )
     )
@@ -116,9 +119,14 @@ def _source(file: RunFile, registry: Registry, kind: type[Batch], tokenizer: Any
 
 def _model(file: RunFile, objective: Objective, source: Source) -> LanguageModel:
     place = device()
-    scalar = sorted({term.role for term in objective.terms} - LANGUAGE_ROLES)
+    trained = {term.role for term in objective.terms}
+    needs = objective.needs
     roles = Roles(
-        load_base(file.model, place), file.model.adapter, scalar=scalar, seed=file.train.seed
+        load_base(file.model, place),
+        file.model.adapter,
+        scalar=sorted(trained - LANGUAGE_ROLES),
+        policy=POLICY in trained or needs.behaviour or bool(needs.before),
+        seed=file.train.seed,
     )
     if file.model.start is not None:
         roles.start_from(adapter_folder(file.model.start))
@@ -143,9 +151,9 @@ def adapter_folder(start: str) -> Path:
 def _reference(
     file: RunFile, registry: Registry, objective: Objective, model: LanguageModel
 ) -> Reference | None:
-    """Without an adapter to turn off, only an objective that needs a reference gets one."""
+    """Unless the objective needs one, only a policy with an adapter to turn off gets one."""
     wanted = objective.needs.reference or bool(objective.needs.before)
-    if file.model.adapter is None and not wanted:
+    if not wanted and (file.model.adapter is None or POLICY not in model.roles.names):
         return None
     reference: Reference = _made(registry, "reference", file.reference)
     reference.open(file.model, model)

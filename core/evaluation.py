@@ -10,17 +10,18 @@ import torch
 from torch import Tensor
 
 from trimtab.core.batches import Batch, Demonstrations, Sequences
-from trimtab.core.columns import annotate, forward, prepare
+from trimtab.core.columns import annotate, prepare
 from trimtab.core.config import RolloutConfig, RunFile
 from trimtab.core.gradient import weighted, weights
 from trimtab.core.layout import rows_of
 from trimtab.core.lm import LanguageModel
-from trimtab.core.measures import Column, Measure, measure, of_batch, rows
+from trimtab.core.measures import Column, Measure, measure, of_batch, rows, total
 from trimtab.core.memory import within_memory
 from trimtab.core.objective import Loss, Needs, Objective
 from trimtab.core.policy import POLICY
 from trimtab.core.reference import Reference
 from trimtab.core.sampling import Completion, as_sequences, sample, uniforms
+from trimtab.core.scoring import Scores, filled_by, of_scores
 
 if TYPE_CHECKING:
     from trimtab.core.build import Parts
@@ -76,8 +77,13 @@ def evaluate(
     the policy and not by luck. ``reference`` may be a cached one; ``live`` is the one behind it,
     for completions that no cache knows.
     """
-    columns = within_memory(model, lambda: _on_rows(model, objective, reference, held_out))
-    prompts = dict(list(_prompts(held_out).items())[:samples])
+    columns: dict[str, Column] = {}
+    if model.roles.scalar:
+        columns |= within_memory(model, lambda: _on_scores(model, objective, held_out))
+    if POLICY in model.roles.names:
+        columns |= within_memory(model, lambda: _on_rows(model, objective, reference, held_out))
+    asked = samples if POLICY in model.roles.names else 0
+    prompts = dict(list(_prompts(held_out).items())[:asked])
     answers: list[dict[str, Any]] = []
     if prompts:
         temperature = rollout.temperature
@@ -103,6 +109,24 @@ def evaluate(
     return Evaluation({name: m for name, m in found.items() if m is not None}, answers)
 
 
+def _on_scores(model: LanguageModel, objective: Objective, held_out: Batch) -> dict[str, Column]:
+    """The scalar roles' terms, and how their scores agree with the feedback."""
+    batch = prepare(objective, held_out)
+    members: dict[str, Scores] = {}
+    terms: dict[str, list[Column]] = {}
+    for role in sorted(model.roles.scalar):
+        members[role] = {name: torch.zeros(len(batch)) for name in batch.sequences}
+        parts: dict[str, list[Column]] = {}
+        for taken, filled in filled_by(model, batch, role, objective.needs):
+            for name, sequences in filled.sequences.items():
+                members[role][name][taken] = sequences.score_N.float().cpu()
+            for name, column in _of_objective(objective, filled, role):
+                parts.setdefault(name, []).append(column)
+        for name, columns in parts.items():
+            terms.setdefault(name, []).append(_joined(columns))
+    return {name: total(columns) for name, columns in terms.items()} | of_scores(batch, members)
+
+
 def _on_rows(
     model: LanguageModel, objective: Objective, reference: Reference | None, held_out: Batch
 ) -> dict[str, Column]:
@@ -112,25 +136,19 @@ def _on_rows(
         needs = replace(needs, reference=True)
     batch = prepare(objective, annotate(model, reference, held_out, needs))
     parts: dict[str, list[Column]] = {}
-    for filled in _filled(model, batch, needs):
-        found = dict(_of_objective(objective, filled)) | of_batch(filled)
+    for _, filled in filled_by(model, batch, POLICY, needs):
+        found = dict(_of_objective(objective, filled, POLICY)) | of_batch(filled)
         for name, column in found.items():
             parts.setdefault(name, []).append(column)
     return {name: _joined(columns) for name, columns in parts.items()}
 
 
-def _filled(model: LanguageModel, batch: Batch, needs: Needs) -> Iterator[Batch]:
-    with model.role(POLICY):
-        for taken in model.cut(batch, needs.skipped):
-            part = batch[taken].map(lambda tensor: tensor.to(model.device))
-            yield forward(model, part, needs)
-
-
-def _of_objective(objective: Objective, batch: Batch) -> Iterator[tuple[str, Column]]:
-    """Its policy terms on the batch. The scaled sum of several terms is not given: they may have
-    normalisers of their own."""
+def _of_objective(objective: Objective, batch: Batch, role: str) -> Iterator[tuple[str, Column]]:
+    """A role's terms on rows of this kind. The scaled sum of several terms is not given: they may
+    have normalisers of their own."""
+    kinds = {"batch": objective.data, **objective.streams}
     for term in objective.terms:
-        if term.role == POLICY and term.rows == "batch":
+        if term.role == role and kinds[term.rows] is objective.data:
             loss: Loss = getattr(objective, term.method)(batch)
             weight = weights(term, batch).float()
             yield term.method, _column(loss.value, weight)

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from trimtab.core.card import model_card
 from trimtab.core.files import (
@@ -16,32 +16,52 @@ from trimtab.core.files import (
     remove,
     unique_beside,
     write_atomically,
+    write_json,
 )
-from trimtab.core.policy import POLICY
 
 if TYPE_CHECKING:
     from trimtab.core.build import Parts
     from trimtab.core.run import Run
 
 ADAPTER = "adapter"
+SCORES = "scores.json"
+"""Beside a scalar role's adapter: the mean score of the held-out completions."""
+
 MODEL = "model"
 """In place of the adapter, where all weights were trained."""
 
 
 def write_results(run: Run, parts: Parts) -> None:
-    """``adapter/`` (or ``model/``), ``roles/<role>/`` and ``README.md``, each whole or absent."""
+    """``adapter/`` (or ``model/``), ``roles/<role>/`` and ``README.md``, each whole or absent.
+
+    ``adapter/`` is the policy; in a run that trains none, the first of its scalar roles.
+    """
     home, roles = run.directory.path, parts.model.roles
-    base = run.file.model.name
-
-    def policy(folder: Path) -> None:
-        roles.save(POLICY, folder, base)
-        parts.tokenizer.save_pretrained(folder)
-
-    write_whole(home / (MODEL if roles.peft is None else ADAPTER), policy)
-    for role in sorted(roles.scalar):
+    first, *others = roles.names
+    write_whole(
+        home / (MODEL if roles.peft is None else ADAPTER), partial(_save, run, parts, first)
+    )
+    for role in others:
         (home / "roles").mkdir(exist_ok=True)
-        write_whole(home / "roles" / role, partial(roles.save, role, base_name=base))
+        write_whole(home / "roles" / role, partial(_save, run, parts, role))
     write_atomically(home / "README.md", model_card(run, parts))
+
+
+def _save(run: Run, parts: Parts, role: str, folder: Path) -> None:
+    """A role's adapter, the tokenizer, and of a scalar role the score that counts as 0."""
+    roles = parts.model.roles
+    roles.save(role, folder, run.file.model.name)
+    parts.tokenizer.save_pretrained(folder)
+    if role in roles.scalar:
+        write_json(folder / SCORES, {"role": role, **_center(run, role)})
+
+
+def _center(run: Run, role: str) -> dict[str, Any]:
+    """The mean score of the held-out completions, from the last evaluation."""
+    evaluations = run.directory.records("evals")
+    last = evaluations[-1] if evaluations else {}
+    mean = last.get(f"score/{role}", last.get("score"))
+    return {"center": mean["value"] if mean else 0.0, "rows": mean["n"] if mean else 0}
 
 
 def write_whole(folder: Path, write: Callable[[Path], None]) -> None:

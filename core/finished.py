@@ -15,6 +15,7 @@ from trimtab.core.finish import ADAPTER, MODEL, write_whole
 from trimtab.core.lm import LanguageModel
 from trimtab.core.model import compute_dtype, device, load_base, load_tokenizer, micro_tokens
 from trimtab.core.pipeline import handed_over
+from trimtab.core.policy import POLICY
 from trimtab.core.processes import Processes
 from trimtab.core.roles import Roles, adapter_settings
 from trimtab.core.rundir import CONFIG, RunDirectory
@@ -66,7 +67,7 @@ def load_model(where: str, registry: Any) -> tuple[LanguageModel, Any]:
     place = device()
     most = micro_tokens(TrainConfig(), place)
     base = load_base(config, place)
-    roles = Roles.loaded(base, adapter) if adapter else Roles(base, None, frozen=True)
+    roles = Roles.loaded(base, {POLICY: adapter}) if adapter else Roles(base, None, frozen=True)
     model = LanguageModel(roles, dtype=compute_dtype(config, place), micro_tokens=most)
     return model, load_tokenizer(config.name, trust_remote_code=config.trust_remote_code)
 
@@ -78,7 +79,7 @@ def export(path: Path, out: Path, registry: Any) -> None:
         raise UserError(f"{out} exists already: name a folder that does not")
     config, adapter = _policy(path, registry) or _plain(str(path))
     base = load_base(config.model_copy(update={"quantization": "none"}), torch.device("cpu"))
-    merged = Roles.loaded(base, adapter).merged() if adapter else base
+    merged = Roles.loaded(base, {POLICY: adapter}).merged() if adapter else base
     tokenizer = load_tokenizer(config.name, trust_remote_code=config.trust_remote_code)
 
     def write(folder: Path) -> None:

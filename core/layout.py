@@ -54,6 +54,12 @@ class Layout:
     token_M: Tensor
     """Its place T in the completion."""
 
+    end_E: Tensor
+    """Flat index of the state that a scalar role scores each of the E completions by."""
+
+    scored_E: Tensor
+    """The completion's row among all rows; empty ones have none."""
+
     def to(self, device: torch.device) -> Layout:
         """The same layout on a device."""
         values: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
@@ -96,10 +102,11 @@ def _rows(field: Sequences) -> list[Row]:
 
 
 def padded_lines(rows: Sequence[Row]) -> list[Line]:
-    """A line for each row."""
+    """A line for each row. Of an empty completion there is nothing to read."""
     return [
         Line(row.prompt, (number,), len(row.prompt) + len(row.completion))
         for number, row in enumerate(rows)
+        if row.completion
     ]
 
 
@@ -107,7 +114,8 @@ def shared_lines(rows: Sequence[Row]) -> list[Line]:
     """A line for each prompt, in the order of their first rows."""
     numbers: dict[tuple[int, ...], list[int]] = {}
     for number, row in enumerate(rows):
-        numbers.setdefault(row.prompt, []).append(number)
+        if row.completion:
+            numbers.setdefault(row.prompt, []).append(number)
     return [
         Line(prompt, tuple(mine), len(prompt) + sum(len(rows[i].completion) for i in mine))
         for prompt, mine in numbers.items()
@@ -116,11 +124,14 @@ def shared_lines(rows: Sequence[Row]) -> list[Line]:
 
 def size(lines: Sequence[Line]) -> int:
     """Tokens that the model reads, padding included."""
-    return len(lines) * max(line.length for line in lines)
+    return len(lines) * max((line.length for line in lines), default=0)
 
 
-def lay_out(rows: Sequence[Row], *, share: bool) -> Layout:
+def lay_out(rows: Sequence[Row], *, share: bool, pad: int | None = None) -> Layout:
     """The layout that reads fewer tokens; the padded one where ``share`` is false.
+
+    ``pad`` is the token that the model pads with. Completions are scored at the last token that is
+    another one: where transformers reads the score, so that a result means the same there.
 
     Raises:
         ValueError: a prompt is empty, so nothing predicts its completion's first token.
@@ -129,14 +140,17 @@ def lay_out(rows: Sequence[Row], *, share: bool) -> Layout:
         raise ValueError("a prompt is empty: its completion's first token has no predecessor")
     padded, shared = padded_lines(rows), shared_lines(rows)
     if share and size(shared) < size(padded):
-        return _layout(rows, shared, shared=True)
-    return _layout(rows, padded, shared=False)
+        return _layout(rows, shared, pad, shared=True)
+    return _layout(rows, padded or [Line(rows[0].prompt, (), 0)], pad, shared=False)
 
 
-def _layout(rows: Sequence[Row], lines: Sequence[Line], *, shared: bool) -> Layout:
-    width = max(line.length for line in lines)
+def _layout(
+    rows: Sequence[Row], lines: Sequence[Line], pad: int | None, *, shared: bool
+) -> Layout:
+    width = max(max(line.length, len(line.prompt)) for line in lines)
     inputs, positions, segments = [], [], []
     found: list[tuple[int, int, int, int]] = []
+    ends: list[tuple[int, int]] = []
     for number, line in enumerate(lines):
         ids, places, parts = (
             list(line.prompt),
@@ -146,6 +160,9 @@ def _layout(rows: Sequence[Row], lines: Sequence[Line], *, shared: bool) -> Layo
         for part, row in enumerate(line.rows, start=1):
             completion, trained = rows[row].completion, rows[row].trained
             begin = len(ids)
+            last = _scored([*line.prompt, *completion], pad)
+            gap = begin - len(line.prompt) if last >= len(line.prompt) else 0
+            ends.append((number * width + last + gap, row))
             for t, (token, counts) in enumerate(zip(completion, trained, strict=True)):
                 before = begin + t - 1 if t else len(line.prompt) - 1
                 if counts:
@@ -158,6 +175,7 @@ def _layout(rows: Sequence[Row], lines: Sequence[Line], *, shared: bool) -> Layo
         positions.append(places + [0] * gap)
         segments.append(parts + [-1] * gap)
     predict_M, target_M, row_M, token_M = torch.tensor(found, dtype=torch.long).view(-1, 4).T
+    end_E, scored_E = torch.tensor(ends, dtype=torch.long).view(-1, 2).T
     return Layout(
         input_BS=torch.tensor(inputs),
         position_BS=torch.tensor(positions),
@@ -167,4 +185,11 @@ def _layout(rows: Sequence[Row], lines: Sequence[Line], *, shared: bool) -> Layo
         target_M=target_M,
         row_M=row_M,
         token_M=token_M,
+        end_E=end_E,
+        scored_E=scored_E,
     )
+
+
+def _scored(ids: Sequence[int], pad: int | None) -> int:
+    """The place of the last token that is not ``pad``; 0 where all are."""
+    return max((place for place, token in enumerate(ids) if token != pad), default=0)

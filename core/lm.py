@@ -85,6 +85,11 @@ class LanguageModel:
             shared=self.share,
         )
 
+    @property
+    def _pad(self) -> int | None:
+        """The token that the model's own code takes for padding."""
+        return self.base.config.get_text_config().pad_token_id  # type: ignore[no-any-return]
+
     @cached_property
     def _weights(self) -> str:
         return weights_hash(self.base)
@@ -99,16 +104,12 @@ class LanguageModel:
 
     def forward(self, sequences: Mapping[str, Sequences], needs: Needs) -> dict[str, Sequences]:
         """Fill what the active role computes, in one pass over all the sequences."""
-        layout = lay_out(rows_of(sequences), share=self.share).to(self.device)
+        layout = lay_out(rows_of(sequences), share=self.share, pad=self._pad).to(self.device)
+        if self.roles.active not in LANGUAGE_ROLES:
+            return self._scored(sequences, layout)
         reference_MH = self._reference(layout) if needs.tokenwise_reference else None
         with self._compute():
-            hidden_MH = self._hidden(layout)
-            if self.roles.active not in LANGUAGE_ROLES:
-                values_M = getattr(self.base, HEAD)(hidden_MH.float())[:, 0]
-                return {
-                    name: replace(s, maybe_values_NT=values_NT)
-                    for (name, s), values_NT in self._placed(sequences, layout, values_M)
-                }
+            hidden_MH = self._hidden(layout)[layout.predict_M]
             logps_M, tokenwise = token_logps(
                 hidden_MH,
                 layout.target_M,
@@ -128,6 +129,21 @@ class LanguageModel:
                 more = {**filled[name].tokenwise_NT, function: column_NT}
                 filled[name] = replace(filled[name], tokenwise_NT=more)
         return filled
+
+    def _scored(self, sequences: Mapping[str, Sequences], layout: Layout) -> dict[str, Sequences]:
+        """What a scalar role predicts before each trained token, and of each whole completion."""
+        with self._compute():
+            hidden_XH = self._hidden(layout)
+        head = getattr(self.base, HEAD)
+        values_M = head(hidden_XH[layout.predict_M].float())[:, 0]
+        score_E = head(hidden_XH[layout.end_E].float())[:, 0]
+        rows = [len(s) for s in sequences.values()]
+        scores = score_E.new_zeros(sum(rows)).index_put((layout.scored_E,), score_E).split(rows)
+        placed = self._placed(sequences, layout, values_M)
+        return {
+            name: replace(s, maybe_values_NT=values_NT, maybe_score_N=score_N)
+            for ((name, s), values_NT), score_N in zip(placed, scores, strict=True)
+        }
 
     def next_logits(self, inputs: Tensor, seen: Tensor, position: Tensor, cache: Any) -> Tensor:
         """Logits [N, V] of the token to come, float32; the cache grows by the inputs."""
@@ -156,7 +172,7 @@ class LanguageModel:
             begin += len(s)
 
     def _hidden(self, layout: Layout) -> Tensor:
-        """The states [M, H] that predict the trained tokens."""
+        """The states [B * S, H] of all that is read."""
         for module, p in self.dropouts:
             module.p = p if torch.is_grad_enabled() else 0.0
         hidden_BSH = self.base.base_model(
@@ -165,7 +181,7 @@ class LanguageModel:
             attention_mask=self._attention(layout),
             use_cache=False,
         ).last_hidden_state
-        return hidden_BSH.flatten(0, 1)[layout.predict_M]  # type: ignore[no-any-return]
+        return hidden_BSH.flatten(0, 1)  # type: ignore[no-any-return]
 
     def _attention(self, layout: Layout) -> Any:
         """One mask, or one for each type of layer where the model has several."""
@@ -213,7 +229,7 @@ class LanguageModel:
 
     def _reference(self, layout: Layout) -> Tensor:
         with torch.no_grad(), self.role(REFERENCE), self._compute():
-            return self._hidden(layout)
+            return self._hidden(layout)[layout.predict_M]
 
     @contextmanager
     def _compute(self) -> Iterator[None]:

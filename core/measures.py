@@ -5,7 +5,7 @@ Rows, not tokens, are drawn: the tokens of one completion depend on each other.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +16,7 @@ from torch import Tensor
 from trimtab.core.batches import Batch, Pairs, Sequences
 
 Values = npt.NDArray[np.float64]
+Rows = npt.NDArray[np.int64]
 
 RESAMPLES = 2000
 LEVEL = 0.95
@@ -33,46 +34,62 @@ class Measure:
 
 @dataclass(frozen=True)
 class Column:
-    """What each row adds to a measure: sum(value) / sum(weight)."""
+    """What each row adds to a measure: sum(value) / sum(weight).
+
+    With a value [N, B] of B bins, it is sum_b |sum(value_b)| / sum(weight).
+    """
 
     value_N: Tensor
     weight_N: Tensor
 
 
 def measure(column: Column) -> Measure | None:
-    """The ratio with its percentile bootstrap interval; None without any weight."""
+    """The ratio with its percentile bootstrap interval; None without any weight.
+
+    Only rows with a weight count and are drawn.
+    """
     from scipy.stats import bootstrap
 
-    value_N = column.value_N.double().cpu().numpy()
     weight_N = column.weight_N.double().cpu().numpy()
-    if not weight_N.sum():
+    counted = weight_N != 0
+    value_N, weight_N = column.value_N.double().cpu().numpy()[counted], weight_N[counted]
+    if not len(weight_N):
         return None
 
-    def ratio(value: Values, weight: Values, axis: int = -1) -> Values:
-        total = weight.sum(axis)
-        out: Values = np.zeros_like(total)
-        np.divide(value.sum(axis), total, out=out, where=total != 0)
-        return out
+    def ratio(drawn: Rows, axis: int = -1) -> Values:
+        value = value_N[drawn].sum(drawn.ndim - 1)
+        total: Values = np.abs(value).sum(-1) if value_N.ndim == 2 else value
+        ratios: Values = total / weight_N[drawn].sum(axis)
+        return ratios
 
-    value = float(ratio(value_N, weight_N))
-    if len(value_N) < 2:
-        return Measure(value, value, value, len(value_N))
+    everything = np.arange(len(weight_N))
+    value = float(ratio(everything))
+    if len(weight_N) < 2:
+        return Measure(value, value, value, len(weight_N))
     found = bootstrap(
-        (value_N, weight_N),
+        (everything,),
         ratio,
-        paired=True,
         vectorized=True,
+        batch=RESAMPLES // 8,
         n_resamples=RESAMPLES,
         confidence_level=LEVEL,
         method="percentile",
         rng=np.random.default_rng(0),
     ).confidence_interval
-    return Measure(value, float(found.low), float(found.high), len(value_N))
+    return Measure(value, float(found.low), float(found.high), len(weight_N))
 
 
 def rows(value_N: Tensor) -> Column:
     """A plain mean over rows."""
     return Column(value_N.detach().float(), torch.ones_like(value_N, dtype=torch.float32))
+
+
+def total(columns: Sequence[Column]) -> Column:
+    """Several columns of the same rows as one."""
+    return Column(
+        torch.stack([column.value_N for column in columns]).sum(0),
+        torch.stack([column.weight_N for column in columns]).sum(0),
+    )
 
 
 def of_batch(batch: Batch) -> dict[str, Column]:

@@ -62,11 +62,14 @@ def sharing_is_exact(model: LanguageModel, longest: Batch | None) -> Verdict:
 
 def _measure(model: LanguageModel, batch: Batch, *, share: bool) -> _Measured:
     before, model.share = model.share, share
-    parameters = model.trained()[POLICY]
+    role = model.roles.names[0]
+    parameters = model.trained()[role]
     try:
-        with model.without_dropout(), model.role(POLICY):
+        with model.without_dropout(), model.role(role):
             filled = model.forward(batch.sequences, Needs())
-            logps = [s.policy_NT[s.mask_NT] for s in filled.values()]
+            logps = [
+                s.policy_NT[s.mask_NT] if role == POLICY else s.score_N for s in filled.values()
+            ]
             signs = [(-1.0) ** i for i in range(len(logps))]
             total = torch.stack(
                 [sign * part.sum() for sign, part in zip(signs, logps, strict=True)]

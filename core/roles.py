@@ -9,7 +9,7 @@ neither raises an error.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -35,8 +35,16 @@ def adapter_settings(folder: Path) -> dict[str, Any]:
     return settings
 
 
+def is_scalar(folder: Path) -> bool:
+    """Does this adapter have a head that scores, and so belong to a scalar role?"""
+    return HEAD in (adapter_settings(folder).get("modules_to_save") or ())
+
+
 class Roles:
-    """The roles of a run on a base. Without an adapter, the policy is the base itself."""
+    """The roles of a run on a base. Without an adapter, the policy is the base itself.
+
+    ``policy=False`` leaves the policy out: a reward model needs none.
+    """
 
     def __init__(
         self,
@@ -44,50 +52,67 @@ class Roles:
         adapter: AdapterConfig | None,
         *,
         scalar: Sequence[str] = (),
+        policy: bool = True,
         seed: int = 0,
         frozen: bool = False,
     ) -> None:
         self.base = base
         self.scalar = frozenset(scalar)
+        self.names = [POLICY] * policy + sorted(self.scalar)
+        """The trained roles."""
         self.peft: Any = None
         self.active: str | None = None
         if scalar:
-            width = base.config.get_text_config().hidden_size
-            setattr(base, HEAD, nn.Linear(width, 1, bias=False, device=base.device))
+            self._put_head()
         if adapter is None:
             if scalar:
                 raise UserError("roles beside the policy need model.adapter, and it is null")
             base.requires_grad_(not frozen)
             return
         torch.manual_seed(seed)
-        for role in (POLICY, *scalar):
+        for role in self.names:
             self._add(role, self._lora(adapter, role in self.scalar))
+        for role in sorted(self.scalar):
+            self._draw_head(role)
 
     @classmethod
-    def loaded(cls, base: Any, folder: Path) -> Roles:
-        """A base with one trained adapter as its policy, frozen, to sample from or to merge."""
+    def loaded(cls, base: Any, folders: Mapping[str, Path]) -> Roles:
+        """A base with trained adapters by their roles, frozen: to sample, to score or to merge."""
         from peft import PeftModel
 
         roles = cls(base, None, frozen=True)
-        roles.peft = PeftModel.from_pretrained(base, folder, adapter_name=POLICY)
-        base.train()
+        roles.names = list(folders)
+        roles.scalar = frozenset(role for role in folders if is_scalar(folders[role]))
+        if roles.scalar:
+            roles._put_head()
+        for role, folder in folders.items():
+            if roles.peft is None:
+                roles.peft = PeftModel.from_pretrained(base, folder, adapter_name=role)
+            else:
+                roles.peft.load_adapter(folder, adapter_name=role)
+        base.train()  # PEFT has put the model into eval(), which 4-bit weights do not survive
+        base.requires_grad_(False)
         return roles
 
     def merged(self) -> Any:
-        """The base with the policy's adapter added to its weights, and without PEFT."""
-        return self.peft.merge_and_unload(adapter_names=[POLICY])
-
-    @property
-    def names(self) -> list[str]:
-        """The trained roles."""
-        return [POLICY, *sorted(self.scalar)]
+        """The base with the only role's adapter added to its weights, and without PEFT."""
+        return self.peft.merge_and_unload(adapter_names=self.names)
 
     def start_from(self, folder: Path) -> None:
-        """Let the policy begin as this PEFT adapter, and keep a frozen copy as the reference."""
+        """Let the policy begin as this PEFT adapter, and keep a frozen copy as the reference.
+
+        Without a policy, every role begins so, each with a new head, and no copy is kept.
+        """
         if self.peft is None:
             raise UserError("model.start needs an adapter to load into, and model.adapter is null")
         self._load(folder, START)
-        self._load(folder, POLICY)
+        starting = [POLICY] if POLICY in self.names else self.names
+        self.active = None
+        for role in starting:
+            self._copy(START, role)
+        if POLICY not in self.names:
+            self.peft.delete_adapter(START)
+            self.peft.set_adapter(self.names[0])
 
     def parameters(self, role: str) -> list[nn.Parameter]:
         """What a role trains, in a fixed order."""
@@ -147,6 +172,11 @@ class Roles:
             folder / "adapter_config.json", {**settings, "base_model_name_or_path": base_name}
         )
 
+    def _put_head(self) -> None:
+        """What PEFT makes each scalar role's own head from."""
+        width = self.base.config.get_text_config().hidden_size
+        setattr(self.base, HEAD, nn.Linear(width, 1, bias=False, device=self.base.device))
+
     def _activate(self, name: str) -> None:
         if name == self.active:
             return
@@ -199,10 +229,10 @@ class Roles:
     def _load(self, folder: Path, name: str) -> None:
         if not (folder / "adapter_config.json").is_file():
             raise UserError(f"model.start: {folder} holds no PEFT adapter (adapter_config.json)")
-        if name in self.peft.peft_config:
-            self.active = None
-            self._copy(START, name)
-            return
+        if is_scalar(folder) and POLICY in self.names:
+            raise UserError(
+                f"model.start: {folder} is a reward model, and no policy to start from"
+            )
         self.peft.load_adapter(folder, adapter_name=name, is_trainable=False)
         self.peft.train()  # PEFT has put the model into eval(), which 4-bit weights do not survive
         self._check_precision(name)
@@ -212,7 +242,12 @@ class Roles:
 
     @torch.no_grad()
     def _copy(self, source: str, target: str) -> None:
-        given, wanted = self.named_parameters(source), self.named_parameters(target)
+        given = self.named_parameters(source)
+        wanted = {
+            name: parameter
+            for name, parameter in self.named_parameters(target).items()
+            if "lora_" in name
+        }
         if {k: p.shape for k, p in given.items()} != {k: p.shape for k, p in wanted.items()}:
             start = self.peft.peft_config[source]
             raise UserError(
@@ -221,6 +256,13 @@ class Roles:
             )
         for path, parameter in wanted.items():
             parameter.copy_(given[path])
+
+    @torch.no_grad()
+    def _draw_head(self, role: str) -> None:
+        """Normal with variance 1 / (hidden size + 1), as Ouyang et al. 2022 start theirs."""
+        for name, parameter in self.named_parameters(role).items():
+            if "lora_" not in name:
+                parameter.normal_(std=(parameter.shape[-1] + 1) ** -0.5)
 
     def _check_precision(self, role: str) -> None:
         """bf16 adapters do not learn at small learning rates: an update is below their spacing."""

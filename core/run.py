@@ -126,7 +126,10 @@ class Training:
     def begin(cls, run: Run) -> Training:
         """Build the parts, make the choices of a first start, and go to the newest checkpoint."""
         parts = build(run.file, run.registry, run.processes)
-        run.log_data(parts.source.describe())
+        account = parts.source.describe()
+        run.log_data(account)
+        for advice in parts.objective.advice(account):
+            run.note(advice)
         _choose(run, parts)
         cache = open_cache(run, parts)
         step = restore(run, parts)

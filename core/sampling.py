@@ -54,8 +54,8 @@ def uniforms(seed: int, step: int, rows: Sequence[int], width: int) -> Tensor:
     )
 
 
-def mixed(*numbers: int) -> int:
-    """A seed in which every number matters."""
+def mixed(*numbers: int | str) -> int:
+    """A seed in which every number and name matters."""
     digest = hashlib.sha256(" ".join(map(str, numbers)).encode()).digest()
     return int.from_bytes(digest[:7], "big")
 

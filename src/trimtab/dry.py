@@ -34,6 +34,7 @@ def _measured(file: RunFile, plugins: Plugins) -> Iterator[str]:
     account = parts.source.describe()
     if "read" in account:
         yield f"rows: {account['kept']} kept of {account['read']} read"
+    yield from parts.objective.advice(account)
     if file.model.prefix_sharing is None:
         parts.model.share = sharing_is_exact(parts.model, parts.source.longest()).share
     began = time.monotonic()
