@@ -180,7 +180,7 @@ def test_wanted_before_costs_no_forward_with_gradient():
     policy = Bigram(microbatch=N)
     labelled = Labelled(ragged(N, 5), torch.arange(N) % 3 == 0, ragged(N, 6))
     rows = streams(policy, Threshold(Config()), batch=labelled)
-    assert policy.forwards == {("reference", False): 1, ("policy", False): 1}
+    assert policy.forwards == {("reference", False): 2, ("policy", False): 1}
     assert rows["batch"].responses.maybe_policy_NT is None
     assert not rows["batch"].mismatched.policy_NT.requires_grad
     assert forward(policy, rows["batch"], Threshold.needs).mismatched is rows["batch"].mismatched
