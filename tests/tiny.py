@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from trimtab.core.batches import Pairs, sequences
+from trimtab.core.batches import Labelled, Pairs, sequences
 from trimtab.core.config import AdapterConfig, ModelConfig
 from trimtab.core.embedded import NAME
 from trimtab.core.lm import LanguageModel
@@ -92,6 +92,23 @@ def ragged_pairs(rows: int = 6, seed: int = 0, eos: int = 2) -> Pairs:
     rejected = [[*ids(9 - i), eos] for i in range(rows)]
     made = Pairs(sequences(prompts, chosen), sequences(prompts, rejected))
     return Pairs(made.chosen, made.rejected, row_N=torch.arange(rows) + 1)
+
+
+def ragged_labels(rows: int = 8, seed: int = 0, eos: int = 2) -> Labelled:
+    """Labelled completions of all lengths; the mismatched ones are theirs, moved on by a row."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def ids(length: int) -> list[int]:
+        return torch.randint(3, 49000, (length,), generator=generator).tolist()
+
+    prompts = [ids(5 + 3 * i) for i in range(rows)]
+    completions = [[*ids(1 + 2 * i), eos] for i in range(rows)]
+    return Labelled(
+        sequences(prompts, completions),
+        torch.arange(rows) % 3 != 1,
+        sequences(prompts, completions[-1:] + completions[:-1]),
+        row_N=torch.arange(rows) + 1,
+    )
 
 
 def gradient(model: LanguageModel) -> torch.Tensor:
