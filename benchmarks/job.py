@@ -1,20 +1,26 @@
-"""What one measuring process is asked, and what it answers: JSON in, JSON out."""
+"""What a process that measures training is asked, and what it answers."""
 
 from __future__ import annotations
 
-import subprocess
-import sys
-import tempfile
-from pathlib import Path
 from typing import Literal
 
+from trimtab.benchmarks.process import ask
 from trimtab.core.config import PositiveInt
-from trimtab.core.errors import RunError
+from trimtab.core.embedded import NAME
 from trimtab.core.options import Config
 
 Dtype = Literal["float32", "bfloat16", "nf4"]
-Kind = Literal["dpo", "sft"]
+Kind = Literal["dpo", "sft", "kto", "reward_model"]
 System = Literal["trimtab", "trl"]
+
+TRL: dict[Kind, str] = {"dpo": "DPO", "sft": "SFT", "kto": "KTO", "reward_model": "Reward"}
+"""Our objectives by what TRL's ``...Trainer`` and ``...Config`` begin with."""
+
+REFERRING: tuple[Kind, ...] = ("dpo", "kto")
+"""Those that need a reference's log-probs, which both systems can keep."""
+
+DEFAULT_ROWS = 8
+"""``per_device_train_batch_size`` of transformers."""
 
 
 class Job(Config):
@@ -29,8 +35,9 @@ class Job(Config):
     """Of the base and the computation; nf4 computes in float32 on a CPU. Adapters are float32."""
 
     shape: str
+    model: str = NAME
     rows: PositiveInt = 8
-    """Pairs, or demonstrations, in a step."""
+    """Pairs, demonstrations or labelled completions in a step."""
 
     steps: PositiveInt = 5
     """Measured ones."""
@@ -39,16 +46,21 @@ class Job(Config):
     """Steps before them: the first one also pays for what happens once."""
 
     reference: Literal["computed", "cold", "warm"] = "computed"
-    """Of DPO: computed in each step, or kept: cold learns rows as they come, warm knows all."""
+    """Computed in each step, or kept: cold learns rows as they come, warm knows all."""
 
     micro_tokens: PositiveInt = 512
     """Ours: tokens in a forward."""
 
     micro_rows: PositiveInt | None = None
-    """TRL's: ``per_device_train_batch_size``; null is the default, 8."""
+    """TRL's: ``per_device_train_batch_size``; null is the default, 8, or a step's fewer rows."""
 
     checkpointing: bool | None = None
     """Recompute activations in the backward pass; null is the system's default."""
+
+    @property
+    def at_a_time(self) -> int:
+        """Rows of TRL's micro-batch."""
+        return self.micro_rows or min(DEFAULT_ROWS, self.rows)
 
 
 class Result(Config):
@@ -75,23 +87,5 @@ class Result(Config):
 
 
 def in_own_process(job: Job) -> Result:
-    """Measure in a process that does nothing else, so that its peak memory is the job's."""
-    with tempfile.TemporaryDirectory() as folder:
-        asked, answer = Path(folder) / "job.json", Path(folder) / "result.json"
-        asked.write_text(job.model_dump_json(), encoding="utf-8")
-        worker = f"trimtab.benchmarks.worker_{job.system}"
-        done = subprocess.run(
-            [sys.executable, "-m", worker, str(asked), str(answer)],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if done.returncode:
-            raise RunError(f"{job.arm} failed with {done.returncode}:\n{done.stderr[-4000:]}")
-        return Result.model_validate_json(answer.read_text(encoding="utf-8"))
-
-
-def asked() -> tuple[Job, Path]:
-    """A worker's command line: the job, and where its result goes."""
-    job, answer = (Path(argument) for argument in sys.argv[1:])
-    return Job.model_validate_json(job.read_text(encoding="utf-8")), answer
+    """Measure in a process that does nothing else."""
+    return ask(f"worker_{job.system}", job, Result)

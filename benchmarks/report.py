@@ -7,9 +7,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import typer
+
 from trimtab.benchmarks import compare
 from trimtab.benchmarks.compare import Round
-from trimtab.benchmarks.job import Result
+from trimtab.benchmarks.job import TRL, Job, Result
 
 MEGA = 1e6
 
@@ -20,16 +22,28 @@ MEANING = (
 )
 
 
-def write(out: Path, machine: Mapping[str, Any], rounds: Sequence[Round], text: str) -> None:
-    """``out`` as JSON, and beside it the Markdown."""
+KTO = (
+    "TRL estimates KTO's reference point from each micro-batch: where that is not the whole step, "
+    "its loss is another one, and is not checked."
+)
+
+
+def publish(out: Path, record: Mapping[str, Any], text: str) -> None:
+    """``out`` as JSON, beside it the Markdown, and that on the terminal."""
     out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    out.with_suffix(".md").write_text(text, encoding="utf-8")
+    typer.echo(text)
+
+
+def write(out: Path, machine: Mapping[str, Any], rounds: Sequence[Round], text: str) -> None:
+    """Every number of rounds of training, and what they say."""
     record = {
         "machine": machine,
         "rounds": [{arm: one.model_dump() for arm, one in round.items()} for round in rounds],
         "faults": compare.faults(rounds),
     }
-    out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    out.with_suffix(".md").write_text(text, encoding="utf-8")
+    publish(out, record, text)
 
 
 def read(path: Path) -> tuple[dict[str, Any], list[Round]]:
@@ -49,6 +63,7 @@ def against(machine: Mapping[str, Any], rounds: Sequence[Round]) -> str:
         _conditions(machine, rounds),
         _measured(rounds),
         MEANING,
+        *([KTO] if _first(rounds).objective == "kto" else []),
         _compared(rounds),
         *(f"**Not comparable**: {fault}." for fault in compare.faults(rounds)),
         *_notes(rounds),
@@ -66,19 +81,30 @@ def growing(machine: Mapping[str, Any], rounds: Sequence[Round]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def _first(rounds: Sequence[Round]) -> Job:
+    return next(iter(rounds[0].values())).job
+
+
 def _title(rounds: Sequence[Round], what: str) -> str:
-    job = next(iter(rounds[0].values())).job
-    return f"# {job.objective.upper()}, {job.dtype}, {job.shape}: {what}"
+    job = _first(rounds)
+    return f"# {TRL[job.objective]}, {job.dtype}, {job.shape}: {what}"
 
 
 def _conditions(machine: Mapping[str, Any], rounds: Sequence[Round]) -> str:
-    job = next(iter(rounds[0].values())).job
+    job = _first(rounds)
+    return (
+        f"{Path(job.model).name}, LoRA of rank 16 on all linear layers, AdamW. {len(rounds)} "
+        f"rounds of {job.steps} steps after {job.warmup} of warm-up; the arms alternate, each "
+        f"measurement in a process of its own. Values are medians [least, greatest].\n\n"
+        f"{surroundings(machine)}"
+    )
+
+
+def surroundings(machine: Mapping[str, Any]) -> str:
+    """The machine, how busy it was, and the versions."""
     versions = ", ".join(f"{name} {version}" for name, version in machine["packages"].items())
     where = ", ".join(machine["gpus"]) or f"{machine['cpu']}, {machine['threads']} threads"
     return (
-        f"SmolLM2-135M-Instruct, LoRA of rank 16 on all linear layers, AdamW. {len(rounds)} "
-        f"rounds of {job.steps} steps after {job.warmup} of warm-up; the arms alternate, each "
-        f"measurement in a process of its own. Values are medians [least, greatest].\n\n"
         f"{where}, {machine['memory'] / 1e9:.0f} GB, load {machine['load_average']} at the start. "
         f"Python {machine['python']}; {versions}."
     )
@@ -90,13 +116,13 @@ def _measured(rounds: Sequence[Round]) -> str:
             arm,
             str(result.job.rows),
             compare.seconds(rounds, arm).show(),
-            _mega(compare.peak(rounds, arm)),
-            _mega(compare.above(rounds, arm)),
+            mega(compare.peak(rounds, arm)),
+            mega(compare.above(rounds, arm)),
         ]
         for arm, result in rounds[0].items()
     ]
     head = ["arm", "rows a step", "seconds a step", "peak MB", "of it beyond the loaded model"]
-    return _table(head, rows)
+    return table(head, rows)
 
 
 def _compared(rounds: Sequence[Round]) -> str:
@@ -114,7 +140,7 @@ def _compared(rounds: Sequence[Round]) -> str:
         for theirs in compare.arms(rounds, "trl")
     ]
     head = ["ours", "TRL's", "times as fast", "peak", "beyond loading", "first loss", "all losses"]
-    return _table(head, rows)
+    return table(head, rows)
 
 
 def _notes(rounds: Sequence[Round]) -> list[str]:
@@ -130,11 +156,13 @@ def _notes(rounds: Sequence[Round]) -> list[str]:
     return notes
 
 
-def _mega(spread: compare.Spread) -> str:
+def mega(spread: compare.Spread) -> str:
+    """Bytes as megabytes."""
     scaled = [value / MEGA for value in (spread.middle, spread.least, spread.greatest)]
     return compare.Spread(*scaled).show(0)
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """In Markdown."""
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 
-from trimtab.core.batches import Batch, Demonstrations, Pairs, sequences
+from trimtab.benchmarks.job import Job, Kind
+from trimtab.core.batches import Batch, Demonstrations, Labelled, Pairs, Ranked, sequences
 from trimtab.core.config import DataConfig
 from trimtab.core.embedded import NAME
 from trimtab.core.model import load_tokenizer
@@ -17,9 +18,14 @@ EOS = 2
 
 VOCABULARY = 49152
 
+T = TypeVar("T")
+
 
 class Example(NamedTuple):
-    """A prompt with two completions. Demonstrations are the chosen ones."""
+    """A prompt with two completions. Demonstrations are the chosen ones.
+
+    Of labelled completions, every second is a rejected one, and each has a prompt of its own.
+    """
 
     prompt: list[int]
     chosen: list[int]
@@ -65,13 +71,49 @@ SHAPES: dict[str, Callable[[int], list[Example]]] = {
 }
 
 
-def batch(objective: str, examples: Sequence[Example]) -> Batch:
-    """As our objectives read them."""
+def cut(job: Job) -> list[list[Example]]:
+    """The rows of each step of a job, those of its warm-up first."""
+    steps = job.warmup + job.steps
+    examples = SHAPES[job.shape](steps * job.rows)
+    return [examples[i * job.rows : (i + 1) * job.rows] for i in range(steps)]
+
+
+def batch(objective: Kind, examples: Sequence[Example]) -> Batch:
+    """As our objectives read the rows of a step."""
     prompts = [example.prompt for example in examples]
     chosen = sequences(prompts, [example.chosen for example in examples])
+    rejected = sequences(prompts, [example.rejected for example in examples])
     if objective == "sft":
         return Demonstrations(chosen)
-    return Pairs(chosen, sequences(prompts, [example.rejected for example in examples]))
+    if objective == "kto":
+        completions, desirable = labelled(examples)
+        return Labelled(
+            sequences(prompts, completions),
+            torch.tensor(desirable),
+            sequences(prompts, shifted(completions)),
+        )
+    if objective == "reward_model":
+        better_KK = torch.tensor([[torch.nan, 1.0], [0.0, torch.nan]])
+        return Ranked((chosen, rejected), better_KK.repeat(len(examples), 1, 1))
+    return Pairs(chosen, rejected)
+
+
+def labelled(examples: Sequence[Example]) -> tuple[list[list[int]], list[bool]]:
+    """A completion of each prompt, and whether it is the chosen one: every second is."""
+    desirable = [row % 2 == 0 for row in range(len(examples))]
+    completions = [
+        one.chosen if good else one.rejected for one, good in zip(examples, desirable, strict=True)
+    ]
+    return completions, desirable
+
+
+def shifted(completions: Sequence[T]) -> list[T]:
+    """The completion of the row before, for each row: KTO's mismatched ones, as TRL makes them.
+
+    >>> shifted(["a", "b", "c"])
+    ['c', 'a', 'b']
+    """
+    return [*completions[-1:], *completions[:-1]]
 
 
 def _random(rows: int, *, prompt: int, shortest: int, longest: int) -> list[Example]:

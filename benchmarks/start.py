@@ -1,6 +1,7 @@
 """Where both systems start: the same weights, and the same adapter with a random B.
 
-With B at zero, as adapters start, every DPO loss is log 2, whatever a system gets wrong.
+With B at zero, as adapters start, every DPO loss is log 2, whatever a system gets wrong. The head
+of a reward model is drawn, too.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from torch import nn
 
 from trimtab.benchmarks.job import Job
 from trimtab.core.config import AdapterConfig, ModelConfig
-from trimtab.core.model import device, load_base
+from trimtab.core.model import _quantization, device, held_dtype, load_base, locate
 
 ADAPTER = AdapterConfig()
 """LoRA of rank 16 on all linear layers, scaled by 2."""
@@ -26,6 +27,7 @@ def model_config(job: Job) -> ModelConfig:
     """The embedded model in the job's dtype. TRL turns checkpointing on by itself."""
     ours = job.system == "trimtab"
     return ModelConfig(
+        name=job.model,
         quantization="nf4" if job.dtype == "nf4" else "none",
         dtype="auto" if job.dtype == "nf4" else job.dtype,
         adapter=ADAPTER,
@@ -34,11 +36,27 @@ def model_config(job: Job) -> ModelConfig:
 
 
 def base(job: Job) -> Any:
-    """The frozen base, every weight of it in memory: files are mapped, and read when touched."""
-    model = load_base(model_config(job), device())
+    """The base, every weight of it in memory: files are mapped, and read when touched."""
+    scores = job.system == "trl" and job.objective == "reward_model"
+    config = model_config(job)
+    model = _classifier(config) if scores else load_base(config, device())
     for weight in model.parameters():
         weight.sum()
     return model
+
+
+def _classifier(config: ModelConfig) -> Any:
+    """The base with a head of one number, as TRL's ``RewardTrainer`` wants it."""
+    from transformers import AutoModelForSequenceClassification
+
+    return AutoModelForSequenceClassification.from_pretrained(
+        locate(config.name),
+        num_labels=1,
+        dtype=held_dtype(config, device()),
+        quantization_config=_quantization(config, device()),
+        device_map={"": device()},
+        attn_implementation="sdpa",
+    )
 
 
 @torch.no_grad()

@@ -16,18 +16,18 @@ def trainer(
     lora: dict[str, Any],
     options: dict[str, Any],
 ) -> Any:
-    """A ``DPOTrainer`` or ``SFTTrainer`` that takes the rows as they are.
+    """One of TRL's trainers, that takes the rows as they are.
 
     It makes the adapter itself: given one, it would take a copy of it as DPO's reference, and not
     the base with its adapter off. ``losses`` holds the loss of every micro-batch.
 
     Args:
-        kind: ``DPO`` or ``SFT``.
-        base: the model without an adapter.
+        kind: ``DPO``, ``SFT``, ``KTO`` or ``Reward``.
+        base: the model without an adapter; for ``Reward`` with a head ``score``.
         tokenizer: the model's.
         rows: what the trainer's tokenization would have made.
         lora: of ``LoraConfig``.
-        options: of ``DPOConfig`` or ``SFTConfig``.
+        options: of ``DPOConfig`` and its like.
     """
     import trl
     from datasets import Dataset
@@ -39,20 +39,25 @@ def trainer(
             super().__init__(**arguments)
 
         def _prepare_dataset(self, dataset: Any, *arguments: Any) -> Any:
-            """SFT's leaves tokens alone, and makes labels of the masks; DPO's wants text."""
-            return dataset if kind == "DPO" else super()._prepare_dataset(dataset, *arguments)
+            """DPO's and KTO's want text. SFT's leaves tokens alone, and makes labels of masks."""
+            if kind in ("DPO", "KTO"):
+                return dataset
+            return super()._prepare_dataset(dataset, *arguments)
 
         def training_step(self, *arguments: Any, **more: Any) -> Any:
             loss = super().training_step(*arguments, **more)
             self.losses.append(float(loss))
             return loss
 
+    scores = kind == "Reward"
+    task = {"task_type": "SEQ_CLS" if scores else "CAUSAL_LM"}
+    heads = {"modules_to_save": ["score"]} if scores else {}
     return Fed(
         model=base,
         args=getattr(trl, f"{kind}Config")(**options),
         train_dataset=Dataset.from_list(list(rows)),
         processing_class=tokenizer,
-        peft_config=LoraConfig(task_type="CAUSAL_LM", **lora),
+        peft_config=LoraConfig(**task, **heads, **lora),
     )
 
 

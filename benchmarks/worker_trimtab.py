@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from trimtab import Batch, Config, Demonstrations, Objective, Pairs, Source
-from trimtab.benchmarks.job import Job, Result, asked
+import torch
+
+from trimtab import Batch, Config, Needs, Objective, Source
+from trimtab.benchmarks.job import Job, Result
 from trimtab.benchmarks.machine import held, peak
-from trimtab.benchmarks.shapes import SHAPES, batch
+from trimtab.benchmarks.process import serve
+from trimtab.benchmarks.shapes import batch, cut
 from trimtab.benchmarks.start import ADAPTER, LEARNING_RATE, base, model_config, randomise
 from trimtab.core.cached import CachedReference
 from trimtab.core.columns import annotate
@@ -20,14 +22,13 @@ from trimtab.core.lm import LanguageModel
 from trimtab.core.loop import Loop
 from trimtab.core.model import compute_dtype, device
 from trimtab.core.optimizer import make_optimizer, make_schedule
-from trimtab.core.policy import POLICY, REFERENCE, Policy
+from trimtab.core.policy import LANGUAGE_ROLES, POLICY, REFERENCE, Policy
 from trimtab.core.probe import sharing_is_exact
 from trimtab.core.reference import Reference
 from trimtab.core.reference_cache import ReferenceCache
 from trimtab.core.roles import Roles
-from trimtab.objectives.dpo import DPO, DPOConfig
-from trimtab.objectives.sft import SFT, SFTConfig
 from trimtab.plugins.references.adapter_off import AdapterOff, AdapterOffConfig
+from trimtab.plugins.registry import Plugins
 
 
 class Given(Source[Config]):
@@ -42,7 +43,7 @@ class Given(Source[Config]):
 
     @classmethod
     def serves(cls, batch: type[Batch]) -> bool:
-        return batch in (Demonstrations, Pairs)
+        return True
 
     def open(self, setting: Any) -> None:
         """There is nothing to read."""
@@ -62,24 +63,20 @@ class Given(Source[Config]):
 
 def measure(job: Job, folder: Path) -> Result:
     """Build the parts, decide on prefix sharing as runs do, step."""
-    steps = job.warmup + job.steps
-    examples = SHAPES[job.shape](steps * job.rows)
-    batches = [
-        batch(job.objective, examples[i * job.rows : (i + 1) * job.rows]) for i in range(steps)
-    ]
-    model = _model(job)
+    objective: Objective = Plugins().make("objective", job.objective, {})
+    steps = cut(job)
+    batches = [batch(job.objective, examples) for examples in steps]
+    model = _model(job, objective)
     loaded = held()
-    verdict = sharing_is_exact(
-        model, batch(job.objective, [max(examples, key=lambda one: one.tokens)])
-    )
+    longest = sorted(sum(steps, []), key=lambda one: one.tokens, reverse=True)[:2]
+    verdict = sharing_is_exact(model, batch(job.objective, longest)[torch.tensor([0])])
     model.share = verdict.share
-    objective: Objective = DPO(DPOConfig()) if job.objective == "dpo" else SFT(SFTConfig())
     began = time.perf_counter()
     reference = _reference(job, objective, model, batches, folder)
     preparation = time.perf_counter() - began if job.reference == "warm" else 0.0
     loop = _loop(job, objective, model, batches, reference)
     seconds, losses = [], []
-    for step in range(steps):
+    for step in range(len(steps)):
         began = time.perf_counter()
         losses.append(loop.step(step)["loss"])
         seconds.append(time.perf_counter() - began)
@@ -94,9 +91,12 @@ def measure(job: Job, folder: Path) -> Result:
     )
 
 
-def _model(job: Job) -> LanguageModel:
-    roles = Roles(base(job), ADAPTER)
-    randomise(roles.named_parameters(POLICY))
+def _model(job: Job, objective: Objective) -> LanguageModel:
+    trained = {term.role for term in objective.terms}
+    scalar = sorted(trained - LANGUAGE_ROLES)
+    roles = Roles(base(job), ADAPTER, scalar=scalar, policy=POLICY in trained)
+    for role in roles.names:
+        randomise(roles.named_parameters(role))
     dtype = compute_dtype(model_config(job), device())
     return LanguageModel(roles, dtype=dtype, micro_tokens=job.micro_tokens)
 
@@ -114,7 +114,7 @@ def _reference(
     cached = CachedReference(computed, cache)
     if job.reference == "warm":
         for one in batches:
-            annotate(model, cached, one, objective.needs)
+            annotate(model, cached, one, Needs(reference=True))
     return cached
 
 
@@ -139,13 +139,5 @@ def _loop(
     )
 
 
-def main() -> None:
-    """Read a job, write a result."""
-    job, answer = asked()
-    with tempfile.TemporaryDirectory() as folder:
-        result = measure(job, Path(folder))
-    answer.write_text(result.model_dump_json(), encoding="utf-8")
-
-
 if __name__ == "__main__":
-    main()
+    serve(Job, measure)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,16 +10,13 @@ from typing import Any
 import torch
 from transformers import TrainerCallback
 
-from trimtab.benchmarks.job import Job, Result, asked
+from trimtab.benchmarks.job import TRL, Job, Result
 from trimtab.benchmarks.machine import held, peak
-from trimtab.benchmarks.shapes import SHAPES, Example
+from trimtab.benchmarks.process import serve
+from trimtab.benchmarks.shapes import Example, cut, labelled, shifted
 from trimtab.benchmarks.start import ADAPTER, LEARNING_RATE, base, randomise
 from trimtab.benchmarks.trl_trainer import adapter, trainer
-from trimtab.core.embedded import NAME
 from trimtab.core.model import load_tokenizer
-
-DEFAULT_ROWS = 8
-"""``per_device_train_batch_size`` of transformers."""
 
 
 class Clock(TrainerCallback):
@@ -40,13 +36,12 @@ class Clock(TrainerCallback):
 
 def measure(job: Job, folder: Path) -> Result:
     """Build the trainer, give its adapter our start, train."""
-    examples = SHAPES[job.shape]((job.warmup + job.steps) * job.rows)
-    model, tokenizer = base(job), load_tokenizer(NAME)
+    rows = [row for examples in cut(job) for row in _rows(job, examples)]
+    model, tokenizer = base(job), load_tokenizer(job.model)
     lora = {"r": ADAPTER.rank, "lora_alpha": 2 * ADAPTER.rank, "target_modules": ADAPTER.targets}
     began, loaded = time.perf_counter(), held()
-    made = trainer(
-        job.objective.upper(), model, tokenizer, _rows(job, examples), lora, _options(job, folder)
-    )
+    kind, options = TRL[job.objective], _options(job, folder)
+    made = trainer(kind, model, tokenizer, rows, lora, options)
     preparation = time.perf_counter() - began if job.reference == "warm" else 0.0
     randomise(adapter(made))
     clock = Clock()
@@ -65,9 +60,17 @@ def measure(job: Job, folder: Path) -> Result:
 
 
 def _rows(job: Job, examples: Sequence[Example]) -> list[dict[str, Any]]:
+    """The rows of a step, as TRL holds them once it has tokenized them."""
     if job.objective == "dpo":
         return [
             {"prompt_ids": one.prompt, "chosen_ids": one.chosen, "rejected_ids": one.rejected}
+            for one in examples
+        ]
+    if job.objective == "kto":
+        return _labelled(examples, job.at_a_time)
+    if job.objective == "reward_model":
+        return [
+            {"chosen_ids": one.prompt + one.chosen, "rejected_ids": one.prompt + one.rejected}
             for one in examples
         ]
     return [
@@ -79,17 +82,37 @@ def _rows(job: Job, examples: Sequence[Example]) -> list[dict[str, Any]]:
     ]
 
 
+def _labelled(examples: Sequence[Example], at_a_time: int) -> list[dict[str, Any]]:
+    """TRL shifts the completions within each micro-batch."""
+    completions, desirable = labelled(examples)
+    mismatched = [
+        one
+        for begin in range(0, len(completions), at_a_time)
+        for one in shifted(completions[begin : begin + at_a_time])
+    ]
+    return [
+        {
+            "prompt_ids": one.prompt,
+            "completion_ids": own,
+            "KL_completion_ids": other,
+            "label": good,
+        }
+        for one, own, other, good in zip(examples, completions, mismatched, desirable, strict=True)
+    ]
+
+
 def _options(job: Job, folder: Path) -> dict[str, Any]:
     """TRL's defaults, but for what makes the comparison one."""
-    micro = job.micro_rows or min(DEFAULT_ROWS, job.rows)
-    if job.rows % micro:
-        raise ValueError(f"{job.rows} rows a step cannot be cut into micro-batches of {micro}")
+    if job.rows % job.at_a_time:
+        raise ValueError(
+            f"{job.rows} rows a step cannot be cut into micro-batches of {job.at_a_time}"
+        )
     options: dict[str, Any] = {
         "output_dir": str(folder),
         "use_cpu": not torch.cuda.is_available(),
         "bf16": job.dtype == "bfloat16",
-        "per_device_train_batch_size": micro,
-        "gradient_accumulation_steps": job.rows // micro,
+        "per_device_train_batch_size": job.at_a_time,
+        "gradient_accumulation_steps": job.rows // job.at_a_time,
         "max_steps": job.warmup + job.steps,
         "learning_rate": LEARNING_RATE,
         "lr_scheduler_type": "constant",
@@ -107,13 +130,5 @@ def _options(job: Job, folder: Path) -> dict[str, Any]:
     return options
 
 
-def main() -> None:
-    """Read a job, write a result."""
-    job, answer = asked()
-    with tempfile.TemporaryDirectory() as folder:
-        result = measure(job, Path(folder))
-    answer.write_text(result.model_dump_json(), encoding="utf-8")
-
-
 if __name__ == "__main__":
-    main()
+    serve(Job, measure)

@@ -47,7 +47,7 @@ def test_ratios_are_of_each_rounds_medians(rounds):
 def test_arms_that_compute_something_else_are_a_fault(rounds):
     assert compare.faults(rounds) == []
     rounds[1]["trl"] = result(job(), [4.0], 400, losses=(0.7 * 1.001, 0.6))
-    assert "differ by 1.0e-03, more than 1e-04" in compare.faults(rounds)[0]
+    assert "differ by 1.0e-03, more than 1e-05" in compare.faults(rounds)[0]
     assert "**Not comparable**" in report.against(MACHINE, rounds)
 
 
