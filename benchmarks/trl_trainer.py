@@ -50,14 +50,16 @@ def trainer(
             return loss
 
     scores = kind == "Reward"
-    task = {"task_type": "SEQ_CLS" if scores else "CAUSAL_LM"}
-    heads = {"modules_to_save": ["score"]} if scores else {}
     return Fed(
         model=base,
         args=getattr(trl, f"{kind}Config")(**options),
         train_dataset=Dataset.from_list(list(rows)),
         processing_class=tokenizer,
-        peft_config=LoraConfig(**task, **heads, **lora),
+        peft_config=LoraConfig(
+            task_type="SEQ_CLS" if scores else "CAUSAL_LM",
+            modules_to_save=["score"] if scores else None,
+            **lora,
+        ),
     )
 
 
