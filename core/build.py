@@ -18,7 +18,8 @@ from trimtab.core.policy import LANGUAGE_ROLES, POLICY
 from trimtab.core.processes import Processes
 from trimtab.core.reference import Reference
 from trimtab.core.roles import Roles
-from trimtab.core.sampling import mixed, stop_ids
+from trimtab.core.sampling import stop_ids
+from trimtab.core.seeds import mixed
 from trimtab.core.source import Setting, Source
 
 
@@ -119,12 +120,12 @@ def _source(
 
 def _model(file: RunFile, objective: Objective, source: Source) -> LanguageModel:
     place = device()
-    trained = {term.role for term in objective.terms}
+    trained = list(dict.fromkeys(term.role for term in objective.terms))
     needs = objective.needs
     roles = Roles(
         load_base(file.model, place),
         file.model.adapter,
-        scalar=sorted(trained - LANGUAGE_ROLES),
+        scalar=[role for role in trained if role not in LANGUAGE_ROLES],
         policy=POLICY in trained or needs.behaviour or bool(needs.before),
         seed=file.train.seed,
     )

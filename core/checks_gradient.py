@@ -115,15 +115,17 @@ def check_gradient_is_not_negligible(o: Objective) -> None:
 
 
 def check_soft_labels(o: Objective) -> None:
-    """Pairs come with and without preferences; certain ones mean what hard labels mean."""
-    if not issubclass(o.data, Pairs):
+    """Pairs come with and without preferences, and certain ones mean what hard labels mean;
+    rankings come with probabilities and margins."""
+    if not issubclass(o.data, (Pairs, Ranked)):
         return
+    what = "preference_N" if issubclass(o.data, Pairs) else "better_NKK between 0 and 1"
     hard, soft = Example.random(o), Example.random(o, soft=True)
     finite = all(bool(grad.isfinite().all()) for grad in soft.gradient().values())
-    require(finite, "gradient is not finite with preference_N")
+    require(finite, f"gradient is not finite with {what}")
     require(
         same(soft.gradient(), soft.gradient(microbatch=1)),
-        "gradient with preference_N changes when the batch is split by 1",
+        f"gradient with {what} changes when the batch is split by 1",
     )
     certain = hard.map_rows(_certain)
     require(

@@ -114,7 +114,7 @@ def _on_scores(model: LanguageModel, objective: Objective, held_out: Batch) -> d
     batch = prepare(objective, held_out)
     members: dict[str, Scores] = {}
     terms: dict[str, list[Column]] = {}
-    for role in sorted(model.roles.scalar):
+    for role in (name for name in model.roles.names if name in model.roles.scalar):
         members[role] = {name: torch.zeros(len(batch)) for name in batch.sequences}
         parts: dict[str, list[Column]] = {}
         for taken, filled in filled_by(model, batch, role, objective.needs):

@@ -121,7 +121,7 @@ class Example:
 
     @classmethod
     def random(cls, objective: Objective, seed: int = 0, *, soft: bool = False) -> Example:
-        """Ragged rows with random numbers; ``soft`` gives pairs a preference between 1/2 and 1."""
+        """Ragged rows with random numbers; ``soft`` gives labels between 0 and 1, and margins."""
         maker = _Maker(seed)
         kinds = {"batch": objective.data, **objective.streams}
         raw = {name: maker.batch(kind, soft) for name, kind in kinds.items()}
@@ -192,7 +192,7 @@ class _Maker:
             "group_N": torch.arange(ROWS) // 3,
             "preference_N": 0.5 + self.uniform(ROWS) / 2 if soft else None,
             "better_NKK": self.better(soft),
-            "margin_NKK": None,
+            "margin_NKK": self.margin() if soft else None,
         }
         # With postponed annotations, a field's type is its source text.
         for field in fields(kind):
@@ -212,6 +212,11 @@ class _Maker:
         better_NKK[:, range(3), range(3)] = torch.nan
         better_NKK[1::2, 2] = better_NKK[1::2, :, 2] = torch.nan
         return better_NKK
+
+    def margin(self) -> Tensor:
+        """By how much each response is better than those after it."""
+        margin_NKK = self.uniform(ROWS * 9).view(ROWS, 3, 3).triu(1)
+        return margin_NKK - margin_NKK.mT
 
     def sequences(self) -> Sequences:
         """Of each completion at least one token is trained, and not always the first."""

@@ -21,6 +21,7 @@ from trimtab.core.config import AdapterConfig
 from trimtab.core.errors import RunError, UserError
 from trimtab.core.files import read_json, write_json
 from trimtab.core.policy import POLICY, REFERENCE
+from trimtab.core.seeds import mixed
 
 HEAD = "score"
 """What scalar roles train, by the name that ``AutoModelForSequenceClassification`` gives it."""
@@ -43,7 +44,8 @@ def is_scalar(folder: Path) -> bool:
 class Roles:
     """The roles of a run on a base. Without an adapter, the policy is the base itself.
 
-    ``policy=False`` leaves the policy out: a reward model needs none.
+    ``policy=False`` leaves the policy out: a reward model needs none. The first role is drawn from
+    the seed, and every other one from a seed of its own.
     """
 
     def __init__(
@@ -58,7 +60,7 @@ class Roles:
     ) -> None:
         self.base = base
         self.scalar = frozenset(scalar)
-        self.names = [POLICY] * policy + sorted(self.scalar)
+        self.names = [POLICY] * policy + list(scalar)
         """The trained roles."""
         self.peft: Any = None
         self.active: str | None = None
@@ -69,11 +71,11 @@ class Roles:
                 raise UserError("roles beside the policy need model.adapter, and it is null")
             base.requires_grad_(not frozen)
             return
-        torch.manual_seed(seed)
         for role in self.names:
+            torch.manual_seed(seed if role == self.names[0] else mixed(seed, role))
             self._add(role, self._lora(adapter, role in self.scalar))
-        for role in sorted(self.scalar):
-            self._draw_head(role)
+            if role in self.scalar:
+                self._draw_head(role)
 
     @classmethod
     def loaded(cls, base: Any, folders: Mapping[str, Path]) -> Roles:
@@ -101,7 +103,8 @@ class Roles:
     def start_from(self, folder: Path) -> None:
         """Let the policy begin as this PEFT adapter, and keep a frozen copy as the reference.
 
-        Without a policy, every role begins so, each with a new head, and no copy is kept.
+        Without a policy, every role begins so, and no copy is kept. The start's head is taken over
+        where it has one, else each role keeps the head that it drew.
         """
         if self.peft is None:
             raise UserError("model.start needs an adapter to load into, and model.adapter is null")
@@ -246,7 +249,7 @@ class Roles:
         wanted = {
             name: parameter
             for name, parameter in self.named_parameters(target).items()
-            if "lora_" in name
+            if "lora_" in name or name in given
         }
         if {k: p.shape for k, p in given.items()} != {k: p.shape for k, p in wanted.items()}:
             start = self.peft.peft_config[source]

@@ -21,8 +21,8 @@ from trimtab.core.processes import Processes
 from trimtab.core.reference_cache import ReferenceCache
 from trimtab.core.rundir import Log, RunDirectory, State
 from trimtab.core.runfile import dump
-from trimtab.core.sampling import mixed
 from trimtab.core.saving import open_cache, restore, save
+from trimtab.core.seeds import mixed
 from trimtab.core.signals import Stop, Stopped
 
 

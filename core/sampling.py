@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from torch import Tensor
 from trimtab.core.batches import Sequences, sequences
 from trimtab.core.lm import LanguageModel
 from trimtab.core.model import checkpoints, set_checkpointing
+from trimtab.core.seeds import mixed
 
 
 @dataclass(frozen=True)
@@ -52,12 +52,6 @@ def uniforms(seed: int, step: int, rows: Sequence[int], width: int) -> Tensor:
     return torch.stack(
         [torch.rand(width, generator=stream, dtype=torch.float64) for stream in streams]
     )
-
-
-def mixed(*numbers: int | str) -> int:
-    """A seed in which every number and name matters."""
-    digest = hashlib.sha256(" ".join(map(str, numbers)).encode()).digest()
-    return int.from_bytes(digest[:7], "big")
 
 
 @torch.no_grad()

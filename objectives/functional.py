@@ -308,3 +308,44 @@ def kto(reward_N: Tensor, point_N: Tensor, desirable_N: Tensor) -> Tensor:
     """
     above_N = reward_N - point_N
     return torch.sigmoid(torch.where(desirable_N, -above_N, above_N))
+
+
+def bradley_terry(difference_NC: Tensor, label_NC: Tensor, margin_NC: Tensor) -> Tensor:
+    """Cross-entropy of comparisons, when differences of scores are their log-odds.
+
+        -P log sigmoid(d - m) - (1 - P) log sigmoid(m - d)
+
+    Bradley and Terry 1952, doi:10.2307/2334029; m as in Touvron et al. 2023 (Llama 2),
+    arXiv:2307.09288, eq. 2, where P = 1.
+
+    Args:
+        difference_NC: d, the first score less the second.
+        label_NC: P(the first is better); 1/2 for a tie.
+        margin_NC: m, by how much the first is better; negative where it is worse.
+
+    Returns:
+        Loss [N, C], in nats.
+
+    >>> bradley_terry(torch.tensor([1.0]), torch.tensor([1.0]), torch.tensor([1.0]))  # log 2
+    tensor([0.6931])
+    """
+    logit_NC = difference_NC - margin_NC
+    return -label_NC * logsigmoid(logit_NC) - (1 - label_NC) * logsigmoid(-logit_NC)
+
+
+def mean_of(value_NC: Tensor, counted_NC: Tensor) -> Tensor:
+    """Each row's mean over what counts; 0 where nothing does.
+
+    Args:
+        value_NC: any numbers, finite.
+        counted_NC: bool.
+
+    Returns:
+        Means [N].
+
+    >>> value_NC = torch.tensor([[1.0, 3.0], [5.0, 7.0]])
+    >>> mean_of(value_NC, torch.tensor([[True, True], [False, False]]))
+    tensor([2., 0.])
+    """
+    total_N = value_NC.masked_fill(~counted_NC, 0.0).sum(-1)
+    return total_N / counted_NC.sum(-1).clamp(min=1)

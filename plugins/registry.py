@@ -35,6 +35,7 @@ BUILTIN = (
     "trimtab.objectives.sft",
     "trimtab.objectives.dpo",
     "trimtab.objectives.kto",
+    "trimtab.objectives.reward_model",
     "trimtab.plugins.references.adapter_off",
     "trimtab.plugins.references.model",
     "trimtab.plugins.sources.dataset",
