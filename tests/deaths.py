@@ -89,26 +89,37 @@ def recorded() -> Iterator[list[tuple[str, str]]]:
 def doom(event: int) -> Callable[[], None]:
     """Prepare the death of this process; it dies at the event-th change after the call of what
     is returned. What is synced before, and from now on, is safe."""
+    return at_change(event, lambda: os._exit(DIED), _lose_half)
+
+
+def at_change(
+    event: int, act: Callable[[], None], at_fsync: Callable[[str, int, int], None] | None = None
+) -> Callable[[], None]:
+    """Prepare to act just before the event-th change after the call of what is returned.
+
+    ``at_fsync`` is called first where that change is the fsync of a file, with its path, its
+    size at the last fsync, and its size now.
+    """
     events = 0
     counting = False
     fsync = os.fsync
     safe: dict[str, int] = {}
 
-    def count() -> bool:
+    def due() -> bool:
         nonlocal events
         events += counting
         return counting and events == event
 
     def audit(name: str, arguments: tuple[Any, ...]) -> None:
-        if (name in _CHANGES or (name == "open" and arguments[2] & _WRITING)) and count():
-            os._exit(DIED)
+        if (name in _CHANGES or (name == "open" and arguments[2] & _WRITING)) and due():
+            act()
 
-    def dying_fsync(descriptor: int) -> None:
+    def watched_fsync(descriptor: int) -> None:
         path, status = os.readlink(f"/proc/self/fd/{descriptor}"), os.fstat(descriptor)
-        if count():
-            if stat.S_ISREG(status.st_mode):
-                os.truncate(path, (safe.get(path, 0) + status.st_size) // 2)
-            os._exit(DIED)
+        if due():
+            if at_fsync is not None and stat.S_ISREG(status.st_mode):
+                at_fsync(path, safe.get(path, 0), status.st_size)
+            act()
         fsync(descriptor)
         safe[path] = status.st_size
 
@@ -116,6 +127,10 @@ def doom(event: int) -> Callable[[], None]:
         nonlocal counting
         counting = True
 
-    os.fsync = dying_fsync
+    os.fsync = watched_fsync
     sys.addaudithook(audit)
     return begin
+
+
+def _lose_half(path: str, synced: int, written: int) -> None:
+    os.truncate(path, (synced + written) // 2)

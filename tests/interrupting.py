@@ -1,7 +1,10 @@
 """A plugin that interrupts the run it is in, after a step that ``INTERRUPT`` names.
 
-``3:SIGTERM`` and ``3:SIGINT,SIGINT`` send signals; ``3:12`` lets the process die at the twelfth
-change of the disk that follows, which is in the save of step 3.
+``3:SIGTERM`` and ``3:SIGINT,SIGINT`` send signals. ``3:12`` lets the process die at the twelfth
+change of the disk that follows, which is in the save of step 3, and ``3:SIGTERM@12`` sends it the
+signal there. ``4:EVERY@FOLDER`` dies in forks at every call that changes the disk, after the
+evaluation of step 4, and keeps in ``FOLDER`` what each death leaves (see ``faults.tracing``).
+After step 0 means since plugins were loaded.
 """
 
 from __future__ import annotations
@@ -9,25 +12,44 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import deaths
+from faults import tracing
 
 from trimtab import hookimpl
 
-STEP, _, HOW = os.environ.get("INTERRUPT", "0:SIGTERM").partition(":")
+STEP, _, HOW = os.environ.get("INTERRUPT", "0:").partition(":")
+WHAT, _, WHERE = HOW.partition("@")
 
-if HOW.isdigit():
-    die = deaths.doom(int(HOW))
+
+def interrupt() -> None:
+    """Send the signals."""
+    for name in filter(None, WHAT.split(",")):
+        os.kill(os.getpid(), getattr(signal, name))
+
+
+if WHAT.isdigit():
+    begin = deaths.doom(int(WHAT))
+elif WHERE.isdigit():
+    begin = deaths.at_change(int(WHERE), interrupt)
+else:
+    begin = interrupt
+
+if STEP == "0":
+    begin()
 
 
 @hookimpl
 def step_ended(run: Any, step: int, metrics: Mapping[str, float]) -> None:
     """Interrupt it, once."""
-    if step != int(STEP):
-        return
-    if HOW.isdigit():
-        die()
-        return
-    for name in HOW.split(","):
-        os.kill(os.getpid(), getattr(signal, name))
+    if step == int(STEP) and WHAT != "EVERY":
+        begin()
+
+
+@hookimpl
+def evaluation_ended(run: Any, step: int) -> None:
+    """Die of everything that follows, in forks."""
+    if step == int(STEP) and WHAT == "EVERY":
+        tracing.die_of_everything(run.directory.path.parent, Path(WHERE))

@@ -3,20 +3,14 @@
 from __future__ import annotations
 
 import json
-import random
 import signal
-import time
-from pathlib import Path
 
-import deaths
-import interrupting
 import pytest
 import warm
 import yaml
+from faults.commands import STEPS, file_of, learned, own, resume, state_of, train, wait_for
 from worlds import differences, whole_state
 
-STEPS = 4
-EXITS = {"SIGTERM": 143, "SIGINT": 130, "SIGINT,SIGINT": 130, "SIGKILL": -9}
 VARIANTS = {
     "linear": {},
     "dropout, cosine, evaluated": {
@@ -29,48 +23,13 @@ VARIANTS = {
 @pytest.fixture(scope="module", params=VARIANTS)
 def any_whole(request, world, tmp_path_factory):
     """A run that was never interrupted, of each variant."""
-    home = tmp_path_factory.mktemp("whole")
-    changes = {"plugins": [interrupting.__file__], **VARIANTS[request.param]}
-    return train(world.file(home / "run.yaml", **changes), home / "run")
+    return learned(world, tmp_path_factory.mktemp("whole"), **VARIANTS[request.param])
 
 
 @pytest.fixture(scope="module")
 def whole(world, tmp_path_factory):
     """One that was never interrupted."""
-    home = tmp_path_factory.mktemp("whole")
-    return train(world.file(home / "run.yaml", plugins=[interrupting.__file__]), home / "run")
-
-
-def train(file: Path, directory: Path, interrupt: str = "0:") -> Path:
-    """Train in a new directory, with a reference cache of its own."""
-    ended = warm.trimtab("train", file, "--run", directory, **own(directory, interrupt))
-    expected = EXITS.get(interrupt.partition(":")[2], 0)
-    assert ended.status == expected, ended.output
-    return directory
-
-
-def resume(directory: Path, interrupt: str = "0:") -> str:
-    """Go on with it; what it says."""
-    ended = warm.trimtab("resume", directory, **own(directory, interrupt))
-    assert ended.status == EXITS.get(interrupt.partition(":")[2], 0), ended.output
-    return ended.output
-
-
-def own(directory: Path, interrupt: str = "0:") -> dict[str, str]:
-    """The variables of a run's processes."""
-    cache = directory.parent / f"cache-of-{directory.name}"
-    return {"TRIMTAB_CACHE": str(cache), "INTERRUPT": interrupt}
-
-
-def file_of(run: Path) -> Path:
-    """What it was given."""
-    return run.parent / "run.yaml"
-
-
-def state_of(run: Path) -> tuple[str, int]:
-    """What ``run.json`` says."""
-    state = json.loads((run / "run.json").read_text())
-    return state["state"], state["step"]
+    return learned(world, tmp_path_factory.mktemp("whole"))
 
 
 @pytest.mark.parametrize("step", range(1, STEPS))
@@ -127,7 +86,7 @@ def test_damaged_checkpoints_are_passed_over_and_named(whole, tmp_path, damaged)
         content = bytearray(file.read_bytes())
         content[-1] ^= 1
         file.write_bytes(content)
-    said = " ".join(resume(run).split())
+    said = resume(run)
     assert "step-3 is damaged: roles/policy.safetensors has changed" in said
     if damaged == 1:
         assert "resumed from step 2" in said
@@ -154,62 +113,6 @@ def test_a_second_process_is_refused(whole, tmp_path):
     first.signal(signal.SIGCONT)
     assert first.end().status == 0
     assert differences(run, whole) == []
-
-
-def wait_for(holds, file: Path) -> None:
-    """Until a file is there and a condition holds."""
-    deadline = time.monotonic() + 30
-    while not (file.exists() and holds()):
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
-def killed_at_random(whole: Path, run: Path, kills: int, seed: int) -> None:
-    """Kill the run so many times, each at a random instant, and let it end."""
-    draw = random.Random(seed)
-    for _ in range(kills):
-        begun = (run / "config.yaml").exists()
-        words = ["resume", run] if begun else ["train", file_of(whole), "--run", run]
-        running = warm.start(*words, **own(run))
-        time.sleep(draw.uniform(0.05, 0.9))
-        running.process.kill()
-        running.end()
-    resume(run) if (run / "config.yaml").exists() else train(file_of(whole), run)
-    assert differences(run, whole) == []
-
-
-@pytest.mark.parametrize("seed", range(3))
-def test_killed_at_random_instants(whole, tmp_path, seed):
-    killed_at_random(whole, tmp_path / "run", kills=3, seed=seed)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("seed", range(3, 63))
-def test_killed_at_many_random_instants(whole, tmp_path, seed):
-    killed_at_random(whole, tmp_path / "run", kills=5, seed=seed)
-
-
-def dead_in_a_save(whole: Path, run: Path, event: int) -> bool:
-    """Let a run die at a change of the disk after step 2, and go on; False: it ended first."""
-    interrupted = warm.trimtab("train", file_of(whole), "--run", run, **own(run, f"2:{event}"))
-    assert interrupted.status in (0, deaths.DIED), interrupted.output
-    if interrupted.status == deaths.DIED:
-        resume(run)
-    assert differences(run, whole) == []
-    return interrupted.status == deaths.DIED
-
-
-@pytest.mark.parametrize("event", [3, 9, 15, 21, 27])
-def test_death_inside_a_save(whole, tmp_path, event):
-    assert dead_in_a_save(whole, tmp_path / "run", event)
-
-
-@pytest.mark.slow
-def test_death_at_every_change_of_the_disk(whole, tmp_path):
-    event = 1
-    while dead_in_a_save(whole, tmp_path / str(event), event):
-        event += 1
-    assert event > 90
 
 
 @pytest.mark.parametrize("key, value", [("learning_rate", 0.02), ("weight_decay", 0.1)])

@@ -1,0 +1,125 @@
+"""A run that dies anywhere, and is resumed, ends with the bits of one that does not."""
+
+from __future__ import annotations
+
+import random
+import time
+from pathlib import Path
+
+import deaths
+import pytest
+import warm
+from faults import tracing
+from faults.commands import (
+    OBJECTIVES,
+    STEPS,
+    file_of,
+    learned,
+    own,
+    resume,
+    start,
+    to_its_end,
+    train,
+)
+from worlds import differences
+
+
+@pytest.fixture(scope="module", params=OBJECTIVES)
+def any_whole(request, world, tmp_path_factory):
+    """A run that was never interrupted, of each objective."""
+    return learned(world, tmp_path_factory.mktemp(request.param), request.param)
+
+
+@pytest.fixture(scope="module")
+def whole(world, tmp_path_factory):
+    """One of DPO, which has a reference cache too."""
+    return learned(world, tmp_path_factory.mktemp("whole"))
+
+
+def died(whole: Path, run: Path, step: int, event: int) -> bool:
+    """Let a run die at a change of the disk after a step; False: it ended before."""
+    words = ["train", file_of(whole), "--run", run]
+    interrupted = warm.trimtab(*words, **own(run, f"{step}:{event}"))
+    assert interrupted.status in (0, deaths.DIED), interrupted.output
+    return interrupted.status == deaths.DIED
+
+
+def assert_it_can_go_on(whole: Path, run: Path) -> None:
+    """Begin or go on, and end with the bits of the whole run."""
+    to_its_end(file_of(whole), run)
+    assert differences(run, whole) == []
+
+
+@pytest.mark.parametrize("step, event", [(0, 12), (2, 3), (2, 9), (2, 15), (2, 21), (2, 27)])
+def test_death_at_a_change_of_the_disk(whole, tmp_path, step, event):
+    assert died(whole, tmp_path / "run", step, event)
+    assert_it_can_go_on(whole, tmp_path / "run")
+
+
+@pytest.mark.slow
+def test_death_at_every_change_of_the_disk_from_step_2_on(any_whole, tmp_path, record_property):
+    event = 1
+    while died(any_whole, tmp_path / str(event), 2, event):
+        assert_it_can_go_on(any_whole, tmp_path / str(event))
+        event += 1
+    assert differences(tmp_path / str(event), any_whole) == []
+    assert event > 70
+    record_property("deaths", event - 1)
+
+
+@pytest.mark.slow
+def test_death_at_every_change_of_the_disk_until_the_first_checkpoint(
+    whole, tmp_path, record_property
+):
+    event = 0
+    saved = False
+    while not saved:
+        event += 1
+        run = tmp_path / str(event)
+        assert died(whole, run, 0, event)
+        saved = (run / "checkpoints/step-1").exists()
+        assert_it_can_go_on(whole, run)
+    assert event > 40
+    record_property("deaths", event)
+
+
+@pytest.mark.skipif(not tracing.works(), reason="processes cannot be traced by ptrace here")
+@pytest.mark.slow
+def test_death_at_every_system_call_of_the_last_save_and_of_the_finish(
+    any_whole, tmp_path, record_property
+):
+    """The save of the last step, with its rotation, and then adapter, card and ``run.json``."""
+    home, dead = tmp_path / "home", tmp_path / "dead"
+    home.mkdir()
+    run = train(file_of(any_whole), home / "run", f"{STEPS}:EVERY@{dead}")
+    assert differences(run, any_whole) == []
+    left = sorted(path for path in dead.iterdir() if path.name != "before")
+    for each in left:
+        resume(each / "run")
+        assert differences(each / "run", any_whole) == [], each.name
+    assert len(left) > 100
+    record_property("deaths", len(left))
+    calls = {each.name.partition("-")[2] for each in left}
+    assert calls >= {"write", "half", "fsync", "rename", "mkdir", "unlink", "openat"}
+
+
+def killed_at_random(whole: Path, run: Path, kills: int, seed: int) -> None:
+    """Kill the run so many times, each at a random instant, and let it end."""
+    draw = random.Random(seed)
+    for _ in range(kills):
+        running = start(file_of(whole), run)
+        time.sleep(draw.uniform(0.05, 0.9))
+        running.process.kill()
+        running.end()
+    assert_it_can_go_on(whole, run)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_killed_at_random_instants(whole, tmp_path, seed):
+    killed_at_random(whole, tmp_path / "run", kills=3, seed=seed)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(3, 63))
+def test_killed_at_many_random_instants(any_whole, tmp_path, seed):
+    killed_at_random(any_whole, tmp_path / "run", kills=1, seed=seed)
