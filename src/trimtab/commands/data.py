@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from itertools import chain, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
     from trimtab.core.config import DataConfig, ModelConfig
     from trimtab.plugins.sources.corpus import Corpus
     from trimtab.plugins.sources.kinds import Kind
+
+_LOOKED_AT = 100
 
 app = typer.Typer(help="Look at rows before anything trains on them.", no_args_is_help=True)
 
@@ -35,6 +38,14 @@ Mapping = Annotated[
     list[str] | None,
     typer.Option("--column", metavar="OURS=THEIRS", help="As data.columns; may be repeated."),
 ]
+FeedbackName = Annotated[
+    str | None,
+    typer.Option("--kind", help="ratings, labels, pairs or rankings; else as the columns look."),
+]
+LevelName = Annotated[
+    Literal["nominal", "ordinal", "interval", "ratio"] | None,
+    typer.Option("--level", help="What values are; by default ratings are interval."),
+]
 
 
 @app.callback()
@@ -51,7 +62,7 @@ def check(
     as_json: AsJson = False,
 ) -> None:
     """Count the rows that are read, kept and dropped, with the reason for every one dropped."""
-    if Path(file).suffix in (".yaml", ".yml"):
+    if _is_run_file(file):
         corpora = _of_run_file(Path(file))
     else:
         corpora = [_of_rows(file, kind, model, dict(map(_assignment, column or ())))]
@@ -59,6 +70,47 @@ def check(
         typer.echo(json.dumps(_account(corpora)))
     else:
         typer.echo("\n\n".join(map(_page, corpora)))
+
+
+@app.command()
+def agreement(
+    file: File,
+    kind: FeedbackName = None,
+    level: LevelName = None,
+    column: Mapping = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say how far annotators agree. Rows need a column ``annotator``; training rows are read."""
+    from trimtab.plugins.sources.agreement import agreement as compared
+    from trimtab.plugins.sources.agreement_page import page
+    from trimtab.plugins.sources.judgements import feedback_in, judgements, named
+    from trimtab.plugins.sources.tables import open_table
+
+    name, columns = _annotated(file, dict(map(_assignment, column or ())))
+    rows = iter(open_table(name).train)
+    first = list(islice(rows, _LOOKED_AT))
+    chosen = named(kind) if kind else feedback_in(name, first, columns)
+    found = compared(name, judgements(name, chain(first, rows), chosen, columns), level)
+    typer.echo(json.dumps(found.as_json()) if as_json else page(found))
+
+
+def _annotated(file: str, columns: dict[str, str]) -> tuple[str, dict[str, str]]:
+    """The rows that a run file trains on and its columns, changed by those given; or FILE."""
+    from trimtab import load_run_file
+    from trimtab.core.errors import UserError
+    from trimtab.plugins.registry import Plugins
+
+    if not _is_run_file(file):
+        return file, columns
+    sections = [stage.run.data for stage in load_run_file(Path(file), (), Plugins()).stages]
+    names = list(dict.fromkeys(section.train for section in sections))
+    if len(names) > 1:
+        raise UserError(f"{file}: its stages read {', '.join(names)}: name one of them")
+    return names[0], {**sections[0].columns, **columns}
+
+
+def _is_run_file(file: str) -> bool:
+    return Path(file).suffix in (".yaml", ".yml")
 
 
 def _of_rows(name: str, kind: str | None, model: str, columns: dict[str, str]) -> Corpus:
