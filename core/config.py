@@ -100,6 +100,19 @@ class DataConfig(Config):
     columns: dict[str, str] = Field(default_factory=dict)
     """Our name of a column -> its name in the file, such as ``prompt: question``."""
 
+    convert: (
+        Literal["pairs-to-labels", "rankings-to-pairs", "ratings-to-pairs", "votes-to-pairs"]
+        | None
+    ) = None
+    """Make rows of another kind first; null reads them as they are.
+
+    pairs-to-labels: what was chosen is desirable and what was rejected is not, two rows a pair.
+    rankings-to-pairs: every comparison in a ranking that is no tie.
+    ratings-to-pairs: two completions of a prompt, and P(one is rated higher) over the annotators
+    who rated both, else over all pairs of their ratings.
+    votes-to-pairs: all judgements of one pair as one, whose preference is the winner's share.
+    """
+
     max_prompt_tokens: PositiveInt = 1024
     """Longer prompts are dropped or cut at their start."""
 

@@ -7,10 +7,11 @@ from importlib import metadata
 import pytest
 from data_fixtures import opened, smollm
 
-from trimtab import Demonstrations, Pairs
+from trimtab import Demonstrations, Labelled, Pairs
 from trimtab.core.config import DataConfig
 from trimtab.core.errors import UserError
 from trimtab.plugins.sources import rotten_tomatoes
+from trimtab.plugins.sources.kinds import RANKINGS
 from trimtab.plugins.sources.tables import open_table
 
 
@@ -19,7 +20,13 @@ def movie(row):
 
 
 @pytest.mark.parametrize(
-    ("view", "train", "held_out"), [("pairs", 2553, 671), ("demonstrations", 10239, 2551)]
+    ("view", "train", "held_out"),
+    [
+        ("pairs", 2553, 671),
+        ("demonstrations", 10239, 2551),
+        ("labels", 10239, 2551),
+        ("prompts", 401, 107),
+    ],
 )
 def test_no_movie_is_on_both_sides(view, train, held_out):
     table = open_table(f"rotten-tomatoes/{view}")
@@ -62,6 +69,27 @@ def test_without_a_view_the_rows_fit_the_objective():
     config = DataConfig(train="rotten-tomatoes", limit=4)
     assert opened(config, Demonstrations).describe()["read"] == 10239
     assert opened(config, Pairs).describe()["read"] == 2553
+    assert list(open_table("rotten-tomatoes", RANKINGS).train) == list(
+        open_table("rotten-tomatoes/pairs").train
+    )
+
+
+def test_labels_are_the_marks_of_the_critics():
+    fresh = {(s.movie, s.text) for s in rotten_tomatoes.snippets() if s.fresh}
+    rows = rotten_tomatoes.labels(rotten_tomatoes.snippets())
+    for name, columns in rows:
+        assert columns["label"] == ((name, columns["completion"][0]["content"]) in fresh)
+
+
+@pytest.mark.slow
+def test_a_batch_of_labels_has_the_share_that_is_fresh():
+    source = opened(DataConfig(train="rotten-tomatoes"), Labelled)
+    said = source.describe()
+    labels = said["labels"]
+    assert (said["read"], said["kept"], sum(labels.values())) == (10239, 10239, 10239)
+    for _ in range(9):
+        batch = source.collect(None, 32)
+        assert abs(batch.desirable_N.sum() - 32 * labels["desirable"] / 10239) <= 1
 
 
 def test_an_unknown_view_is_an_error():

@@ -12,7 +12,7 @@ from data_fixtures import opened, smollm, turns, write_jsonl
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trimtab import Demonstrations, Labelled, Pairs
+from trimtab import Demonstrations, Labelled, Pairs, Ranked, Rollouts
 from trimtab.core.config import DataConfig
 from trimtab.core.errors import UserError
 from trimtab.plugins.sources.dataset import DatasetSource, provide_sources
@@ -176,7 +176,8 @@ def test_a_run_does_not_go_on_with_other_data(data, tmp_path):
 
 def test_what_it_serves():
     assert DatasetSource.serves(Pairs) and DatasetSource.serves(Demonstrations)
-    assert not DatasetSource.serves(Labelled)
+    assert DatasetSource.serves(Labelled) and DatasetSource.serves(Ranked)
+    assert not DatasetSource.serves(Rollouts)
     assert provide_sources() == [DatasetSource]
 
 

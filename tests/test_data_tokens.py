@@ -13,6 +13,7 @@ from trimtab import Pairs
 from trimtab.core.errors import UserError
 from trimtab.plugins.sources.kinds import DEMONSTRATIONS, PAIRS
 from trimtab.plugins.sources.rows import BadRow
+from trimtab.plugins.sources.said import Preference
 
 EOS = 2
 """Of SmolLM2: <|im_end|>, which is its padding too."""
@@ -242,13 +243,13 @@ def test_a_pair_that_truncation_makes_equal_is_dropped():
     columns = {"prompt": "hi", "chosen": " yes yes no", "rejected": " yes yes maybe"}
     limits = {"overlong": "truncate", "max_completion_tokens": 2}
     row = encoded(columns, Pairs, words(), **limits)
-    assert str(row) == "chosen and rejected are the same, as tokens within the length limits"
+    assert str(row) == "two completions are the same, as tokens within the length limits"
 
 
 def test_a_preference_below_one_half_exchanges_the_pair():
     columns = {"prompt": "a", "chosen": " b", "rejected": " c"}
     turned = encoded({**columns, "preference": 0.25}, Pairs)
-    assert turned.preference == 0.75
+    assert turned.said == Preference(0.75)
     assert trained(turned.completions[0]) == [" c<|im_end|>"]
     straight = encoded({**columns, "preference": "0.75"}, Pairs)
     assert trained(straight.completions[0]) == [" b<|im_end|>"]

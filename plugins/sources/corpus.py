@@ -8,7 +8,8 @@ from typing import Any
 
 from trimtab.core.config import DataConfig
 from trimtab.core.errors import UserError
-from trimtab.plugins.sources.kinds import Kind
+from trimtab.plugins.sources.convert import conversion_for
+from trimtab.plugins.sources.kinds import LABELS, Kind, named
 from trimtab.plugins.sources.load import Kept, load
 from trimtab.plugins.sources.report import Report
 from trimtab.plugins.sources.split import by_prompt, limited
@@ -31,8 +32,19 @@ class Corpus:
 
     def faults(self) -> list[str]:
         """Why a run must not train on it: the tables that lost too many rows."""
-        found = (report.fault(self.data.max_dropped) for report in self.reports)
-        return [fault for fault in found if fault]
+        found = [report.fault(self.data.max_dropped) for report in self.reports]
+        return [fault for fault in (*found, self._one_prompt()) if fault]
+
+    def _one_prompt(self) -> str | None:
+        """Labelled rows need completions that answer another prompt."""
+        prompts = {row.tokens.prompt.tobytes() for row in self.train}
+        if self.kind is not LABELS or len(prompts) != 1:
+            return None
+        return (
+            f"{self.data.train}: all {len(self.train)} training rows have one prompt, so no "
+            "completion can follow the prompt of another row, and the KL that labels are weighed "
+            "against (z0) cannot be estimated: add rows with other prompts"
+        )
 
     def check(self) -> None:
         """Raise ``UserError`` with every fault."""
@@ -55,11 +67,13 @@ def read_corpus(data: DataConfig, kind: Kind, tokenizer: Any) -> Corpus:
     """Read, check, tokenize and split. Held out are ``data.eval``, else the data's own split,
     else a share of the prompts."""
     encoder = Encoder(tokenizer, data)
-    table = open_table(data.train, kind)
+    conversion = conversion_for(kind, data.convert)
+    read_as = named(conversion.reads) if conversion else kind
+    table = open_table(data.train, read_as)
     train = load(data.train, table.train, kind, encoder, data)
     name, apart = f"{data.train} (held out)", table.held_out
     if data.eval is not None:
-        other = open_table(data.eval, kind)
+        other = open_table(data.eval, read_as)
         name, apart = data.eval, other.train if other.held_out is None else other.held_out
     rows: Sequence[Kept]
     held_out: Sequence[Kept]

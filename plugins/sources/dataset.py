@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -15,10 +15,11 @@ from trimtab.core.options import Config
 from trimtab.core.policy import Policy
 from trimtab.core.source import Setting, Source
 from trimtab.plugins.sources.corpus import Corpus, read_corpus
-from trimtab.plugins.sources.kinds import kind_of
+from trimtab.plugins.sources.kinds import LABELS, kind_of
 from trimtab.plugins.sources.load import Kept
 from trimtab.plugins.sources.report import lengths
-from trimtab.plugins.sources.split import fingerprint, order
+from trimtab.plugins.sources.said import Label
+from trimtab.plugins.sources.split import fingerprint, order, spread
 
 
 class DatasetConfig(Config):
@@ -29,7 +30,8 @@ class DatasetSource(Source[DatasetConfig]):
     """Rows from a file, a folder, a datasets id or embedded data, in a new order each epoch.
 
     The order follows from the seed and the epoch. A batch never holds rows of two epochs, so the
-    last one of an epoch may be smaller. Which rows are held out, and which ones ``data.limit``
+    last one of an epoch may be smaller. Labels are spread evenly over an epoch, so each batch has
+    the data's share of either. Which rows are held out, and which ones ``data.limit``
     leaves, does not depend on the seed: runs that differ in it alone have the same rows.
     """
 
@@ -58,17 +60,19 @@ class DatasetSource(Source[DatasetConfig]):
             self._go_to(self._epoch + 1, 0)
         chosen = self._order[self._index : self._index + rows]
         self._index += len(chosen)
-        return self._batch(self.corpus.train[index] for index in chosen)
+        return self._batch([self.corpus.train[index] for index in chosen], self._following())
 
     def held_out(self) -> Batch | None:
-        return self._batch(self.corpus.held_out) if self.corpus.held_out else None
+        rows = self.corpus.held_out
+        return self._batch(rows, self.corpus.train) if rows else None
 
     def steps_per_epoch(self, rows: int) -> int:
         return -(-len(self.corpus.train) // rows)
 
     def longest(self) -> Batch | None:
         rows = self.corpus.train
-        return self._batch([max(rows, key=_tokens)]) if rows else None
+        longest = sorted(rows, key=_tokens, reverse=True)
+        return self._batch(longest[:1], longest) if rows else None
 
     def describe(self) -> Mapping[str, Any]:
         train, *others = [report.as_json() for report in self.corpus.reports]
@@ -79,6 +83,7 @@ class DatasetSource(Source[DatasetConfig]):
             "held_out_rows": len(self.corpus.held_out),
             "tokens": lengths([row.tokens for row in self.corpus.train]),
             "fingerprint": self._fingerprint,
+            **({"labels": self._labels()} if self.corpus.kind is LABELS else {}),
             **({"eval": others[0]} if others else {}),
         }
 
@@ -96,12 +101,32 @@ class DatasetSource(Source[DatasetConfig]):
     def _go_to(self, epoch: int, index: int) -> None:
         self._epoch = epoch
         self._index = index
-        self._order = order(len(self.corpus.train), self._seed, epoch)
+        labels = desirable(self.corpus.train)
+        if labels is None:
+            self._order = order(len(self.corpus.train), self._seed, epoch)
+        else:
+            self._order = spread(labels, self._seed, epoch)
 
-    def _batch(self, rows: Iterable[Kept]) -> Batch:
-        kept = list(rows)
-        batch = self.corpus.kind.stack([row.tokens for row in kept])
-        return replace(batch, row_N=torch.tensor([row.row for row in kept]))
+    def _following(self) -> Iterator[Kept]:
+        """All rows in the epoch's order, from the position on and then from its start."""
+        for index in (*self._order[self._index :], *self._order[: self._index]):
+            yield self.corpus.train[index]
+
+    def _batch(self, rows: Sequence[Kept], others: Iterable[Kept]) -> Batch:
+        batch = self.corpus.kind.stack(
+            [row.tokens for row in rows], (row.tokens for row in others)
+        )
+        return replace(batch, row_N=torch.tensor([row.row for row in rows]))
+
+    def _labels(self) -> dict[str, int]:
+        labels = desirable(self.corpus.train) or []
+        return {"desirable": sum(labels), "undesirable": len(labels) - sum(labels)}
+
+
+def desirable(rows: Sequence[Kept]) -> list[bool] | None:
+    """The labels of the rows; None where they have none."""
+    labels = [row.tokens.said.desirable for row in rows if isinstance(row.tokens.said, Label)]
+    return labels or None
 
 
 def _tokens(row: Kept) -> int:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from trimtab.core.errors import UserError, suggestion
 from trimtab.plugins.sources.messages import (
     ASSISTANT,
     Message,
@@ -17,10 +18,13 @@ from trimtab.plugins.sources.messages import (
     says_something,
 )
 from trimtab.plugins.sources.rows import BadRow, called, is_unicode
+from trimtab.plugins.sources.said import Preference, Said
 
 Columns = Mapping[str, Any]
 Side = str | list[Message]
 """Plain text, or turns."""
+
+EXCHANGED = "pairs exchanged, for their preference was below 0.5"
 
 _TURN = re.compile(r"\n\nAssistant:")
 
@@ -31,16 +35,26 @@ class Example:
 
     prompt: Side
     completions: tuple[Side, ...]
-    """One demonstration, or the chosen and the rejected."""
+    """None, one, the chosen and the rejected, or the responses of a ranking."""
 
-    preference: float | None = None
-    """P(the first completion is better), in [0.5, 1]; None where the label is hard."""
+    said: Said = None
+    """What the row says of them."""
 
     template: Mapping[str, Any] = field(default_factory=dict)
     """More that the chat template is told: ``tools``, and ``chat_template_kwargs``."""
 
-    turned: bool = False
-    """The pair was exchanged, because its preference was below one half."""
+    notes: tuple[str, ...] = ()
+    """What was done to the row that the user should know of, in the plural."""
+
+
+def check_names(names: Iterable[str], known: Sequence[str], what: str) -> None:
+    """``data.columns`` may only give names to columns that are read."""
+    for ours in names:
+        if ours not in known:
+            raise UserError(
+                f"data.columns: {what} have no column {ours!r}.{suggestion(ours, known)} "
+                f"Known: {', '.join(known)}"
+            )
 
 
 def renamed(columns: Columns, names: Mapping[str, str]) -> Columns:
@@ -56,16 +70,16 @@ def renamed(columns: Columns, names: Mapping[str, str]) -> Columns:
 def demonstration(columns: Columns) -> Example:
     """``prompt`` and ``completion``, else ``messages``, else ``text``."""
     if "completion" in columns:
-        prompt, completion = _sides(_side(columns, "prompt"), _side(columns, "completion"))
+        prompt, completion = sides(side(columns, "prompt"), side(columns, "completion"))
     elif "messages" in columns:
-        prompt, completion = _answered(_side(columns, "messages"))
+        prompt, completion = _answered(side(columns, "messages"))
     elif "text" in columns:
-        prompt, completion = "", _text(columns, "text")
+        prompt, completion = "", text_of(columns, "text")
     elif "prompt" in columns:
         raise BadRow("prompt only: there is no completion")
     else:
         raise BadRow("no column 'completion', 'messages' or 'text'")
-    return Example(prompt, (_full(completion, "completion"),), template=_template(columns))
+    return Example(prompt, (full(completion, "completion"),), template=template_options(columns))
 
 
 def preference(columns: Columns) -> Example:
@@ -74,37 +88,51 @@ def preference(columns: Columns) -> Example:
     A column ``preference`` is P(chosen is better). Below one half the pair is exchanged, which
     says the same.
     """
-    if "prompt" in columns and "chosen" not in columns and "rejected" not in columns:
-        raise BadRow("prompt only: there is no chosen and no rejected")
-    chosen, rejected = _side(columns, "chosen"), _side(columns, "rejected")
+    if "chosen" not in columns and "rejected" not in columns:
+        _other_than_pairs(columns)
+    chosen, rejected = side(columns, "chosen"), side(columns, "rejected")
     if chosen == rejected:
         raise BadRow("chosen and rejected are the same")
-    prompt = _side(columns, "prompt") if "prompt" in columns else None
+    prompt = side(columns, "prompt") if "prompt" in columns else None
     if prompt is None or (isinstance(prompt, str) and _share_turns(chosen, rejected)):
         prompt, chosen, rejected = _split(chosen, rejected)
-    asked, chosen = _sides(prompt, chosen)
-    prompt, rejected = _sides(prompt, rejected)
+    asked, chosen = sides(prompt, chosen)
+    prompt, rejected = sides(prompt, rejected)
     if asked != prompt:
         raise BadRow("one of chosen and rejected is text and the other is turns")
-    pair = (_full(chosen, "chosen"), _full(rejected, "rejected"))
+    pair = (full(chosen, "chosen"), full(rejected, "rejected"))
     probability = _probability(columns)
-    turned = probability is not None and probability < 0.5
-    if probability is not None and turned:
-        pair, probability = pair[::-1], 1 - probability
-    return Example(prompt, pair, probability, _template(columns), turned)
+    if probability is None:
+        return Example(prompt, pair, template=template_options(columns))
+    if probability >= 0.5:
+        return Example(prompt, pair, Preference(probability), template_options(columns))
+    said = Preference(1 - probability)
+    return Example(prompt, pair[::-1], said, template_options(columns), (EXCHANGED,))
 
 
-def _side(columns: Columns, name: str) -> Side:
-    value = _present(columns, name)
+def _other_than_pairs(columns: Columns) -> None:
+    """Rows of another kind say how pairs can be made of them."""
+    if "responses" in columns:
+        raise BadRow("a ranking, not a pair: data.convert: rankings-to-pairs makes pairs of it")
+    if "completion" in columns and ("rating" in columns or "ratings" in columns):
+        raise BadRow("a rating, not a pair: data.convert: ratings-to-pairs makes pairs of them")
+    if "prompt" in columns:
+        raise BadRow("prompt only: there is no chosen and no rejected")
+
+
+def side(columns: Columns, name: str) -> Side:
+    """A column as text or as checked turns."""
+    value = present(columns, name)
     if isinstance(value, str):
-        return _text(columns, name)
+        return text_of(columns, name)
     if isinstance(value, list):
         return checked(value, name)
     raise BadRow(f"{name} is {called(value)}, neither text nor turns")
 
 
-def _text(columns: Columns, name: str) -> str:
-    value = _present(columns, name)
+def text_of(columns: Columns, name: str) -> str:
+    """A column that has to be text."""
+    value = present(columns, name)
     if not isinstance(value, str):
         raise BadRow(f"{name} is {called(value)}, not text")
     if not is_unicode(value):
@@ -112,7 +140,8 @@ def _text(columns: Columns, name: str) -> str:
     return value
 
 
-def _present(columns: Columns, name: str) -> Any:
+def present(columns: Columns, name: str) -> Any:
+    """A column that has to be there and not null."""
     if name not in columns:
         raise BadRow(f"no column {name!r}")
     if columns[name] is None:
@@ -120,7 +149,7 @@ def _present(columns: Columns, name: str) -> Any:
     return columns[name]
 
 
-def _sides(prompt: Side, completion: Side) -> tuple[Side, Side]:
+def sides(prompt: Side, completion: Side) -> tuple[Side, Side]:
     """Both as text or both as turns, the prompt said once."""
     if isinstance(prompt, str) and isinstance(completion, str):
         return prompt, completion
@@ -145,7 +174,7 @@ def _answered(messages: Side) -> tuple[Side, Side]:
     return messages[: answers[0]], messages[answers[0] : answers[-1] + 1]
 
 
-def _full(completion: Side, name: str) -> Side:
+def full(completion: Side, name: str) -> Side:
     """The completion, if there is something in it to learn from."""
     if isinstance(completion, str):
         said = bool(completion.strip())
@@ -201,20 +230,24 @@ def _common_turns(chosen: Sequence[Message], rejected: Sequence[Message]) -> int
     return common
 
 
+def number_in(value: Any) -> float:
+    """A number, or text that spells one as CSV files do; NaN for anything else."""
+    try:
+        return math.nan if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError, OverflowError):
+        return math.nan
+
+
 def _probability(columns: Columns) -> float | None:
     if "preference" not in columns:
         return None
-    value = _present(columns, "preference")
-    try:
-        number = math.nan if isinstance(value, bool) else float(value)
-    except (TypeError, ValueError):
-        number = math.nan
+    number = number_in(present(columns, "preference"))
     if not 0 <= number <= 1:
         raise BadRow("preference is not a probability")
     return number
 
 
-def _template(columns: Columns) -> Mapping[str, Any]:
+def template_options(columns: Columns) -> Mapping[str, Any]:
     """What TRL passes on to the chat template; tools may be JSON in a string, as in TRL."""
     kwargs = columns.get("chat_template_kwargs") or {}
     tools = columns.get("tools") or None

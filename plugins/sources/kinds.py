@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
-import torch
-
-from trimtab.core.batches import Batch, Demonstrations, Pairs, Sequences, sequences
+from trimtab.core.batches import Batch, Demonstrations, Labelled, Pairs, Ranked
 from trimtab.core.errors import UserError, suggestion
-from trimtab.plugins.sources.formats import Example, demonstration, preference
-from trimtab.plugins.sources.tokens import Encoded
+from trimtab.plugins.sources import stacking
+from trimtab.plugins.sources.formats import Example, check_names, demonstration, preference
+from trimtab.plugins.sources.labels import labelled
+from trimtab.plugins.sources.prompts import prompted
+from trimtab.plugins.sources.rankings import ranking
+from trimtab.plugins.sources.stacking import Stack, unstackable
 
 
 @dataclass(frozen=True)
@@ -19,65 +21,61 @@ class Kind:
     """One kind of feedback."""
 
     name: str
-    batch: type[Batch]
     columns: tuple[str, ...]
     """The names of columns that it reads."""
 
     example: Callable[[Mapping[str, Any]], Example]
     """A row's columns, under our names, as an example; ``BadRow`` where they make none."""
 
-    stack: Callable[[Sequence[Encoded]], Batch]
-    """Rows as a batch, without ``row_N``."""
+    batch: type[Batch] | None = None
+    """What rows of it are stacked to; None where they are only prompts."""
+
+    stack: Stack = unstackable
+    keeps_columns: bool = False
+    """Are the row's other columns kept, for those who judge its answers?"""
 
     def check_mapping(self, columns: Mapping[str, str]) -> None:
         """``data.columns`` may only name columns that this kind reads."""
-        for ours in columns:
-            if ours not in self.columns:
-                raise UserError(
-                    f"data.columns: {self.name} have no column {ours!r}."
-                    f"{suggestion(ours, self.columns)} Known: {', '.join(self.columns)}"
-                )
+        check_names(columns, self.columns, self.name)
 
 
-def _demonstrations(rows: Sequence[Encoded]) -> Demonstrations:
-    return Demonstrations(_sequences(rows, 0))
-
-
-def _pairs(rows: Sequence[Encoded]) -> Pairs:
-    soft = [row.preference for row in rows if row.preference is not None]
-    preference_N = torch.tensor(soft) if soft else None
-    return Pairs(_sequences(rows, 0), _sequences(rows, 1), preference_N)
-
-
-def _sequences(rows: Sequence[Encoded], which: int) -> Sequences:
-    completions = [row.completions[which] for row in rows]
-    made = sequences([row.prompt for row in rows], [one.ids for one in completions])
-    if all(len(one.spans) == 1 for one in completions):
-        return made
-    mask_NT = torch.zeros_like(made.mask_NT)
-    for row, one in enumerate(completions):
-        for begin, end in one.spans:
-            mask_NT[row, begin:end] = True
-    return replace(made, mask_NT=mask_NT)
-
-
-_TEMPLATE = ("tools", "chat_template_kwargs")
+_ALWAYS = ("tools", "chat_template_kwargs", "annotator")
 
 DEMONSTRATIONS = Kind(
     "demonstrations",
-    Demonstrations,
-    ("prompt", "completion", "messages", "text", *_TEMPLATE),
+    ("prompt", "completion", "messages", "text", *_ALWAYS),
     demonstration,
-    _demonstrations,
+    Demonstrations,
+    stacking.demonstrations,
 )
 PAIRS = Kind(
     "pairs",
-    Pairs,
-    ("prompt", "chosen", "rejected", "preference", *_TEMPLATE),
+    ("prompt", "chosen", "rejected", "preference", *_ALWAYS),
     preference,
-    _pairs,
+    Pairs,
+    stacking.pairs,
 )
-KINDS = (DEMONSTRATIONS, PAIRS)
+LABELS = Kind(
+    "labels",
+    ("prompt", "completion", "messages", "label", *_ALWAYS),
+    labelled,
+    Labelled,
+    stacking.labelled,
+)
+RANKINGS = Kind(
+    "rankings",
+    (
+        *("prompt", "responses", "ranks", "scores", "better"),
+        *("chosen", "rejected", "preference", "margin", *_ALWAYS),
+    ),
+    ranking,
+    Ranked,
+    stacking.ranked,
+)
+PROMPTS = Kind(
+    "prompts", ("prompt", "messages", "completion", *_ALWAYS), prompted, keeps_columns=True
+)
+KINDS = (DEMONSTRATIONS, PAIRS, LABELS, RANKINGS, PROMPTS)
 
 
 def kind_of(batch: type[Batch]) -> Kind | None:
@@ -100,5 +98,16 @@ def guessed(columns: Iterable[str]) -> Kind:
 
     >>> guessed(["chosen", "rejected"]).name, guessed(["text"]).name
     ('pairs', 'demonstrations')
+    >>> guessed(["messages", "label"]).name, guessed(["responses", "ranks"]).name
+    ('labels', 'rankings')
     """
-    return PAIRS if {"chosen", "rejected"} & set(columns) else DEMONSTRATIONS
+    there = set(columns)
+    if "responses" in there:
+        return RANKINGS
+    if {"chosen", "rejected"} & there:
+        return PAIRS
+    if "label" in there and {"completion", "messages"} & there:
+        return LABELS
+    if "prompt" in there and not {"completion", "messages", "text"} & there:
+        return PROMPTS
+    return DEMONSTRATIONS

@@ -7,13 +7,17 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
+from operator import itemgetter
 from typing import Any, NamedTuple, TypeVar
 
 from trimtab.core.config import DataConfig
+from trimtab.plugins.sources.convert import conversion_for
 from trimtab.plugins.sources.formats import Example, renamed
 from trimtab.plugins.sources.kinds import Kind
+from trimtab.plugins.sources.making import Account
 from trimtab.plugins.sources.report import Report
 from trimtab.plugins.sources.rows import BadRow, Dropped, Row, Rows
+from trimtab.plugins.sources.said import Label, Preference, Ranking, digested
 from trimtab.plugins.sources.tokens import Encoded, Encoder
 
 T = TypeVar("T")
@@ -31,7 +35,13 @@ class Kept(NamedTuple):
     """A digest of what no split may divide: the prompt, or all of it where there is none."""
 
     content: bytes
-    """A digest of the whole row."""
+    """A digest of the whole row, but for who judged it."""
+
+    annotator: str | None = None
+    """Who judged it, where the row says so."""
+
+    columns: Mapping[str, Any] | None = None
+    """Its other columns, for kinds that keep them."""
 
 
 @dataclass(frozen=True)
@@ -43,8 +53,15 @@ class Loaded:
 
 
 def load(name: str, rows: Rows, kind: Kind, encoder: Encoder, data: DataConfig) -> Loaded:
-    """Read, check and tokenize every row."""
-    kind.check_mapping(data.columns)
+    """Read, convert where ``data.convert`` says so, check and tokenize every row."""
+    conversion = conversion_for(kind, data.convert)
+    account: Account | None = None
+    names: Mapping[str, str] = data.columns
+    if conversion is None:
+        kind.check_mapping(names)
+    else:
+        account = Account(conversion.name)
+        rows, names = conversion.made(rows, names, account), {}
     kept: list[Kept] = []
     dropped: list[Dropped] = []
     columns: Sequence[str] = ()
@@ -52,7 +69,7 @@ def load(name: str, rows: Rows, kind: Kind, encoder: Encoder, data: DataConfig) 
     for chunk in _chunks(rows):
         readable = [row for row in chunk if isinstance(row, Row)]
         columns = columns or list(readable[0].columns if readable else ())
-        examples = [_example(row.columns, kind, data.columns) for row in readable]
+        examples = [_example(row.columns, kind, names) for row in readable]
         good = [example for example in examples if isinstance(example, Example)]
         plain += sum(isinstance(example.prompt, str) for example in good)
         encoded = iter(encoder.encode(good))
@@ -62,22 +79,31 @@ def load(name: str, rows: Rows, kind: Kind, encoder: Encoder, data: DataConfig) 
             if isinstance(result, BadRow):
                 faults[row.number] = Dropped(row.number, str(result), row.place)
             else:
-                kept.append(_kept(row.number, result))
+                kept.append(_kept(row.number, result, kind, renamed(row.columns, names)))
         dropped += [faults[number] for number in sorted(faults)]
     kept = _all_soft(kept)
-    warnings = list(_warnings(kept, plain, encoder))
     return Loaded(
-        kept, Report(name, kind, len(kept) + len(dropped), len(kept), dropped, warnings, columns)
+        kept,
+        Report(
+            name=name,
+            kind=kind,
+            read=len(kept) + len(dropped),
+            kept=len(kept),
+            dropped=dropped,
+            warnings=list(_warnings(kept, plain, encoder)),
+            columns=columns,
+            conversion=account,
+        ),
     )
 
 
 def _all_soft(kept: list[Kept]) -> list[Kept]:
-    """Where some rows have soft labels, the hard ones of the others are certain."""
-    if all(row.tokens.preference is None for row in kept):
+    """Where some pairs have soft labels, the hard ones of the others are certain."""
+    if not any(isinstance(row.tokens.said, Preference) for row in kept):
         return kept
     return [
-        row._replace(tokens=replace(row.tokens, preference=1.0))
-        if row.tokens.preference is None
+        row._replace(tokens=replace(row.tokens, said=Preference(1.0)))
+        if row.tokens.said is None
         else row
         for row in kept
     ]
@@ -90,26 +116,40 @@ def _example(columns: Mapping[str, Any], kind: Kind, names: Mapping[str, str]) -
         return fault
 
 
-def _kept(number: int, tokens: Encoded) -> Kept:
+def _kept(number: int, tokens: Encoded, kind: Kind, columns: Mapping[str, Any]) -> Kept:
     prompt = hashlib.blake2b(tokens.prompt.tobytes(), digest_size=16)
     content = prompt.copy()
     for completion in tokens.completions:
         content.update(b"|" + completion.ids.tobytes() + repr(completion.spans).encode())
-    content.update(repr(tokens.preference).encode())
-    undivided = prompt if tokens.prompted else content
-    return Kept(number, tokens, undivided.digest(), content.digest())
+    content.update(digested(tokens.said))
+    others = None
+    if kind.keeps_columns:
+        others = {key: value for key, value in columns.items() if key not in kind.columns}
+        content.update(repr(sorted(others.items(), key=itemgetter(0))).encode(errors="replace"))
+    annotator = columns.get("annotator")
+    return Kept(
+        number,
+        tokens,
+        (prompt if tokens.prompted else content).digest(),
+        content.digest(),
+        None if annotator is None else str(annotator),
+        others,
+    )
 
 
 def _warnings(kept: Sequence[Kept], plain: int, encoder: Encoder) -> Iterator[str]:
     """What was done to rows, and what is odd about them."""
     for note, count in Counter(note for row in kept for note in row.tokens.notes).items():
         yield f"{note}: {count}"
-    repeated = len(kept) - len({row.content for row in kept})
+    repeated = len(kept) - len({(row.content, row.annotator) for row in kept})
     if repeated:
         yield f"rows that repeat an earlier one, and are kept: {repeated}"
-    contradictions = _contradictions(kept)
-    if contradictions:
-        yield f"pairs that say the opposite of another pair: {contradictions}"
+    against = _contradictions(kept)
+    if against:
+        yield f"pairs that say the opposite of another pair: {against}"
+    both = _labelled_both_ways(kept)
+    if both:
+        yield f"completions that are labelled both ways: {both}"
     if plain and encoder.tokenizer.chat_template:
         yield (
             "rows of plain text, to which the model's chat template is not applied "
@@ -119,12 +159,26 @@ def _warnings(kept: Sequence[Kept], plain: int, encoder: Encoder) -> Iterator[st
 
 def _contradictions(kept: Sequence[Kept]) -> int:
     """Pairs with hard labels whose reverse is there too."""
-    hard = {
-        (row.prompt, *(hash(one.ids.tobytes()) for one in row.tokens.completions))
-        for row in kept
-        if len(row.tokens.completions) == 2 and row.tokens.preference in (None, 1.0)
-    }
-    return sum((prompt, rejected, chosen) in hard for prompt, chosen, rejected in hard)
+    hard = {(row.prompt, *_texts(row)) for row in kept if _is_hard_pair(row.tokens)}
+    return sum((prompt, *texts[::-1]) in hard for prompt, *texts in hard)
+
+
+def _is_hard_pair(row: Encoded) -> bool:
+    if isinstance(row.said, Ranking):
+        return len(row.completions) == 2 and row.said.better[0][1] == 1.0
+    return len(row.completions) == 2 and row.said in (None, Preference(1.0))
+
+
+def _labelled_both_ways(kept: Sequence[Kept]) -> int:
+    up, down = (
+        {(row.prompt, *_texts(row)) for row in kept if row.tokens.said == Label(desirable)}
+        for desirable in (True, False)
+    )
+    return len(up & down)
+
+
+def _texts(row: Kept) -> list[int]:
+    return [hash(one.ids.tobytes()) for one in row.tokens.completions]
 
 
 def _chunks(rows: Iterable[T]) -> Iterator[list[T]]:

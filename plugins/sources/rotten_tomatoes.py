@@ -5,9 +5,11 @@ The view ``demonstrations`` has every snippet as an answer to a request for a re
 movie. The view ``pairs`` prefers a fresh snippet to a rotten one of the same movie: each movie's
 snippets of either kind are ordered by a hash of their text, and the first is paired with the
 first, and so on, so a movie gives as many pairs as the rarer kind has snippets, and no snippet is
-used twice. Movies with one kind of snippet give no pairs.
+used twice. Movies with one kind of snippet give no pairs. The view ``labels`` has every snippet
+with its mark as the label: binary feedback as people gave it. The view ``prompts`` has the
+request for each movie once.
 
-One movie in five is held out, chosen by a hash of its name, the same ones in both views.
+One movie in five is held out, chosen by a hash of its name, the same ones in every view.
 """
 
 from __future__ import annotations
@@ -95,9 +97,25 @@ def pairs(snippets: Iterable[Snippet]) -> Iterator[Example]:
             )
 
 
+def labels(snippets: Iterable[Snippet]) -> Iterator[Example]:
+    """Every snippet; a fresh one is desirable."""
+    for movie, fresh, text in snippets:
+        columns = {"prompt": request(movie), "completion": _turns("assistant", text)}
+        yield Example(movie, {**columns, "label": fresh})
+
+
+def prompts(snippets: Iterable[Snippet]) -> Iterator[Example]:
+    """Every movie once."""
+    for movie in dict.fromkeys(snippet.movie for snippet in snippets):
+        yield Example(movie, {"prompt": request(movie)})
+
+
 VIEWS: dict[str, Callable[[Iterable[Snippet]], Iterator[Example]]] = {
     "demonstrations": demonstrations,
     "pairs": pairs,
+    "labels": labels,
+    "rankings": pairs,
+    "prompts": prompts,
 }
 
 

@@ -37,6 +37,23 @@ def order(rows: int, seed: int, epoch: int) -> list[int]:
     return shuffled
 
 
+def spread(labels: Sequence[bool], seed: int, epoch: int) -> list[int]:
+    """A permutation for one epoch in which any stretch of rows has the data's share of each label,
+    to within one row.
+
+    Each label's rows are shuffled, and stand at equal distances from a random start.
+    """
+    random = np.random.default_rng((seed, epoch))
+    shuffled = random.permutation(len(labels))
+    desirable = np.asarray(labels, dtype=bool)[shuffled]
+    place = np.empty(len(labels))
+    for label in (True, False):
+        count = int((desirable == label).sum())
+        place[desirable == label] = (np.arange(count) + random.random()) / max(count, 1)
+    ordered: list[int] = shuffled[np.argsort(place, kind="stable")].tolist()
+    return ordered
+
+
 def fingerprint(rows: Sequence[Kept]) -> str:
     """What tells these rows, in this order, from all others."""
     digest = hashlib.sha256()

@@ -6,6 +6,7 @@ from array import array
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import combinations
 from typing import Any, Literal, TypeVar, cast
 
 from jinja2 import TemplateError
@@ -15,6 +16,7 @@ from trimtab.core.errors import UserError
 from trimtab.plugins.sources.formats import Example
 from trimtab.plugins.sources.messages import Message, Rendered, plain, render
 from trimtab.plugins.sources.rows import BadRow
+from trimtab.plugins.sources.said import Said
 
 Ids = list[int]
 T = TypeVar("T")
@@ -35,7 +37,9 @@ class Encoded:
 
     prompt: array[int]
     completions: tuple[Completion, ...]
-    preference: float | None = None
+    said: Said = None
+    """What the row says of its completions."""
+
     prompted: bool = True
     """False where the prompt is nothing but a token to start from."""
 
@@ -78,9 +82,9 @@ class Encoder:
         ]
 
     def _draft(self, example: Example) -> list[Rendered]:
-        """Each completion after its prompt, as text."""
+        """Each completion after its prompt, as text; a prompt that has none, alone."""
         if isinstance(example.prompt, str):
-            texts = cast(tuple[str, ...], example.completions)
+            texts = cast(tuple[str, ...], example.completions) or ("",)
             return [plain(example.prompt, completion) for completion in texts]
         if not self.tokenizer.chat_template:
             raise UserError(
@@ -92,7 +96,8 @@ class Encoder:
         turns = cast(tuple[list[Message], ...], example.completions)
         try:
             opened = template(example.prompt, add_generation_prompt=True)
-            return [render(template, example.prompt, answer, opened) for answer in turns]
+            answered = [render(template, example.prompt, answer, opened) for answer in turns]
+            return answered or [Rendered(opened, (len(opened),))]
         except (TemplateError, TypeError, ValueError, KeyError) as error:
             raise BadRow(f"the chat template refuses it: {error}") from error
 
@@ -109,26 +114,27 @@ class Encoder:
         }
 
     def _row(self, example: Example, drafts: list[Rendered], ids: Mapping[str, Ids]) -> Encoded:
-        notes = ["pairs exchanged, for their preference was below 0.5"] if example.turned else []
+        notes = list(example.notes)
         if any(draft.skipped for draft in drafts):
             notes.append(
                 "rows with answers not trained, for the chat template changes them later on"
             )
         if len({draft.prompt for draft in drafts}) > 1:
-            raise BadRow("the chat template gives the two completions different prompts")
+            raise BadRow("the chat template gives its completions different prompts")
         prompt = ids[drafts[0].prompt]
         prompted = bool(prompt)
         if not drafts[0].chat or not prompted:
             prompt = [*self.start.ids(prompted), *prompt]
-        completions = tuple(self._completion(draft, ids) for draft in drafts)
+        answered = drafts[: len(example.completions)]
+        completions = tuple(self._completion(draft, ids) for draft in answered)
         if any(self._spells_specials(completion) for completion in completions):
             notes.append("rows whose completions spell out special tokens of the model")
         if self._too_long(prompt, completions):
             prompt, completions = self._shortened(prompt, completions)
             notes.append("truncated rows")
-        if len(completions) == 2 and completions[0] == completions[1]:
-            raise BadRow("chosen and rejected are the same, as tokens within the length limits")
-        return Encoded(array("i", prompt), completions, example.preference, prompted, tuple(notes))
+        if any(one == other for one, other in combinations(completions, 2)):
+            raise BadRow("two completions are the same, as tokens within the length limits")
+        return Encoded(array("i", prompt), completions, example.said, prompted, tuple(notes))
 
     def _completion(self, draft: Rendered, ids: Mapping[str, Ids]) -> Completion:
         whole = ids[draft.text]
@@ -153,7 +159,7 @@ class Encoder:
 
     def _too_long(self, prompt: Ids, completions: tuple[Completion, ...]) -> bool:
         """Is the row beyond the limits on length? ``BadRow`` where such rows are dropped."""
-        longest = max(len(completion.ids) for completion in completions)
+        longest = max((len(completion.ids) for completion in completions), default=0)
         for part, length, limit in (
             ("prompt", len(prompt), self.max_prompt),
             ("completion", longest, self.max_completion),
