@@ -39,7 +39,7 @@ def fail():
 def test_built_ins_come_through_the_hooks():
     plugins = Plugins(installed=False)
     assert plugins.broken == []
-    assert plugins.names("objective") == ["dpo", "kto", "sft"]
+    assert plugins.names("objective") == ["dpo", "kto", "reward_model", "sft"]
     assert plugins.names("reference") == ["adapter_off", "model"]
     assert plugins.names("source") == ["dataset"]
     assert plugins.make("objective", "dpo", {"beta": 0.3}).config.beta == 0.3

@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from trimtab.core.batches import Labelled, Pairs, sequences
+from trimtab.core.batches import Labelled, Pairs, Ranked, sequences
 from trimtab.core.config import AdapterConfig, ModelConfig
 from trimtab.core.embedded import NAME
 from trimtab.core.lm import LanguageModel
@@ -52,10 +52,16 @@ def policy(
     share: bool = False,
     spread: float = 0.3,
     scalar: tuple[str, ...] = (),
+    language: bool = True,
+    perturbed: bool = True,
+    seed: int = 0,
     rank: int = 4,
     targets: Literal["all-linear"] | list[str] = "all-linear",
 ) -> LanguageModel:
-    """A policy whose LoRA B is random, so that it differs from its reference."""
+    """A policy whose LoRA B is random, so that it differs from its reference.
+
+    Without ``language``, scalar roles alone, as a reward model has them.
+    """
     config = ModelConfig(
         name=str(folder),
         quantization=quantization,
@@ -63,8 +69,11 @@ def policy(
         adapter=AdapterConfig(rank=rank, targets=targets),
         gradient_checkpointing=checkpointing,
     )
-    roles = Roles(load_base(config, DEVICE), config.adapter, scalar=scalar, seed=0)
-    perturb(roles, spread)
+    roles = Roles(
+        load_base(config, DEVICE), config.adapter, scalar=scalar, policy=language, seed=seed
+    )
+    if perturbed:
+        perturb(roles, spread)
     return LanguageModel(
         roles, dtype=compute_dtype(config, DEVICE), micro_tokens=micro_tokens, share=share
     )
@@ -109,6 +118,31 @@ def ragged_labels(rows: int = 8, seed: int = 0, eos: int = 2) -> Labelled:
         sequences(prompts, completions[-1:] + completions[:-1]),
         row_N=torch.arange(rows) + 1,
     )
+
+
+def ragged_rankings(rows: int = 5, seed: int = 0, eos: int = 2) -> Ranked:
+    """Two to four responses of all lengths, with ties, soft labels, margins and gaps."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def ids(length: int) -> list[int]:
+        return torch.randint(3, 49000, (length,), generator=generator).tolist()
+
+    prompts = [ids(5 + 3 * i) for i in range(rows)]
+    counts = [2 + i % 3 for i in range(rows)]
+    better_NKK = torch.rand(rows, 4, 4, generator=generator).triu(1)
+    better_NKK[:, 0, 1] = 1.0
+    better_NKK[3, 0, 1] = 0.5
+    better_NKK += (1 - better_NKK).mT.tril(-1)
+    better_NKK[:, range(4), range(4)] = torch.nan
+    better_NKK[2, 0, 3] = better_NKK[2, 3, 0] = torch.nan
+    for row, count in enumerate(counts):
+        better_NKK[row, count:] = better_NKK[row, :, count:] = torch.nan
+    margin_NKK = torch.rand(rows, 4, 4, generator=generator).triu(1)
+    responses = tuple(
+        sequences(prompts, [[*ids(1 + 2 * i + k), eos] * (k < counts[i]) for i in range(rows)])
+        for k in range(4)
+    )
+    return Ranked(responses, better_NKK, margin_NKK - margin_NKK.mT, row_N=torch.arange(rows) + 1)
 
 
 def gradient(model: LanguageModel) -> torch.Tensor:
