@@ -15,7 +15,7 @@ from tiny import DEVICE, relative
 from torch import Tensor
 
 from trimtab.benchmarks.trl_trainer import adapter, trainer
-from trimtab.core.batches import Batch, Sequences
+from trimtab.core.batches import Batch, Labelled, Sequences
 from trimtab.core.columns import annotate, prepare
 from trimtab.core.config import ModelConfig
 from trimtab.core.gradient import accumulate
@@ -60,7 +60,7 @@ def ours(
 def trl(
     kind: str, model: LanguageModel, folder: Path, rows: list[dict[str, Any]], **options: Any
 ) -> Result:
-    """By TRL's ``DPOTrainer`` or ``SFTTrainer``, on all rows at once unless told otherwise."""
+    """By TRL's ``DPOTrainer`` or its like, on all rows at once unless told otherwise."""
     made = _trainer(kind, model, folder, rows, options)
     steps = made.args.gradient_accumulation_steps
     made.current_gradient_accumulation_steps = steps
@@ -90,6 +90,22 @@ def preference_rows(chosen: Sequences, rejected: Sequences) -> list[dict[str, An
             "rejected_ids": list(other.completion),
         }
         for one, other in pairs
+    ]
+
+
+def labelled_rows(batch: Labelled) -> list[dict[str, Any]]:
+    """As ``KTOTrainer`` holds rows once it has tokenized them and moved completions on."""
+    parts = zip(
+        _rows(batch.responses), _rows(batch.mismatched), batch.desirable_N.tolist(), strict=True
+    )
+    return [
+        {
+            "prompt_ids": list(one.prompt),
+            "completion_ids": list(one.completion),
+            "KL_completion_ids": list(other.completion),
+            "label": label,
+        }
+        for one, other, label in parts
     ]
 
 
