@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from operator import attrgetter
 
 from trimtab.core.errors import UserError
 from trimtab.plugins.sources.annotators import ratings_to_pairs, votes_to_pairs
@@ -74,6 +75,7 @@ class Conversion:
         for number, (sources, columns) in enumerate(made, 1):
             account.made = number
             yield Row(number, columns, _place(sources))
+        account.dropped.sort(key=attrgetter("row"))
 
 
 def _readable(rows: Rows, names: Mapping[str, str], account: Account) -> Iterator[Row]:
