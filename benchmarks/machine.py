@@ -15,13 +15,23 @@ def peak() -> int:
     """Bytes: the most that this process has held so far; on a GPU, that torch has held there."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated()
-    return _status("VmHWM")
+    return most_here()
 
 
 def held() -> int:
     """Bytes that this process holds now; on a GPU, that torch holds there."""
     if torch.cuda.is_available():
         return torch.cuda.memory_allocated()
+    return held_here()
+
+
+def most_here() -> int:
+    """Bytes: the most that this process has held in the machine's own memory."""
+    return _status("VmHWM")
+
+
+def held_here() -> int:
+    """Bytes that this process holds in the machine's own memory."""
     return _status("VmRSS")
 
 

@@ -56,9 +56,14 @@ def read(path: Path) -> tuple[dict[str, Any], list[Round]]:
     return record["machine"], rounds
 
 
+def page(*parts: str) -> str:
+    """Paragraphs and tables in Markdown."""
+    return "\n\n".join(parts) + "\n"
+
+
 def against(machine: Mapping[str, Any], rounds: Sequence[Round]) -> str:
     """Ours against TRL on one shape."""
-    parts = [
+    return page(
         _title(rounds, "Trimtab and TRL"),
         _conditions(machine, rounds),
         _measured(rounds),
@@ -67,18 +72,16 @@ def against(machine: Mapping[str, Any], rounds: Sequence[Round]) -> str:
         _compared(rounds),
         *(f"**Not comparable**: {fault}." for fault in compare.faults(rounds)),
         *_notes(rounds),
-    ]
-    return "\n\n".join(parts) + "\n"
+    )
 
 
 def growing(machine: Mapping[str, Any], rounds: Sequence[Round]) -> str:
     """Time and memory by the number of rows in a step."""
-    parts = [
+    return page(
         _title(rounds, "growth with the rows of a step"),
         _conditions(machine, rounds),
         _measured(rounds),
-    ]
-    return "\n\n".join(parts) + "\n"
+    )
 
 
 def _first(rounds: Sequence[Round]) -> Job:

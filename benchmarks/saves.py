@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
-from functools import wraps
 from pathlib import Path
-from types import ModuleType
-from typing import Any
 
 from trimtab.core.config import PositiveInt
 from trimtab.core.options import Config
@@ -61,20 +56,6 @@ class Resumed(Config):
     def total(self) -> float:
         """Until the first step begins."""
         return sum(self.parts.values())
-
-
-def timed(module: ModuleType, name: str, seconds: list[float]) -> None:
-    """Add the time of each call of a module's function from now on. The call stays as it is."""
-    function: Callable[..., Any] = getattr(module, name)
-
-    @wraps(function)
-    def measured(*arguments: Any, **more: Any) -> Any:
-        began = time.monotonic()
-        result = function(*arguments, **more)
-        seconds.append(time.monotonic() - began)
-        return result
-
-    setattr(module, name, measured)
 
 
 def content(checkpoint: Path) -> list[bytes]:

@@ -74,23 +74,17 @@ def text(where: Mapping[str, Any], model: str, saves: Saved, resumes: Sequence[R
         ["until the first step", Spread.of([one.total for one in resumes]).show()],
         ["the first step", Spread.of([one.step for one in resumes]).show()],
     ]
-    return (
-        "\n\n".join(
-            [
-                "# Saves and resumes",
-                f"{Path(model).name}, float32, LoRA of rank 16 on all linear layers, DPO on "
-                f"rotten-tomatoes/pairs, AdamW. Values are seconds or ratios: medians [least, "
-                "greatest].",
-                report.surroundings(where),
-                f"{len(saves.seconds)} saves of {saves.bytes / report.MEGA:.1f} MB in "
-                f"{saves.files} files, each hashed for its manifest, with waits for the disk.",
-                report.table(["save", "seconds, or a ratio"], written),
-                f"{len(resumes)} resumes, each of a process of its own, from its start; files are "
-                "in the system's cache.",
-                report.table(["resume", "seconds"], passed),
-            ]
-        )
-        + "\n"
+    return report.page(
+        "# Saves and resumes",
+        f"{Path(model).name}, float32, LoRA of rank 16 on all linear layers, DPO on "
+        "rotten-tomatoes/pairs, AdamW. Values are seconds or ratios: medians [least, greatest].",
+        report.surroundings(where),
+        f"{len(saves.seconds)} saves of {saves.bytes / report.MEGA:.1f} MB in {saves.files} "
+        "files, each hashed for its manifest, with waits for the disk.",
+        report.table(["save", "seconds, or a ratio"], written),
+        f"{len(resumes)} resumes, each of a process of its own, from its start; files are in the "
+        "system's cache.",
+        report.table(["resume", "seconds"], passed),
     )
 
 

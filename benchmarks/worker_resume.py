@@ -12,8 +12,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: F401
 
 from trimtab import hookimpl
 from trimtab.api import resume
+from trimtab.benchmarks.clock import timed
 from trimtab.benchmarks.process import serve
-from trimtab.benchmarks.saves import Enough, Resumed, ToResume, timed
+from trimtab.benchmarks.saves import Enough, Resumed, ToResume
 from trimtab.core import build, run
 
 PARTS = {

@@ -13,6 +13,7 @@ from trimtab import train
 from trimtab.benchmarks.process import serve
 from trimtab.benchmarks.saves import Enough, Saved, ToSave, content
 from trimtab.core import run as runs
+from trimtab.core.saving import save
 
 
 def measure(request: ToSave, folder: Path) -> Saved:
@@ -21,7 +22,6 @@ def measure(request: ToSave, folder: Path) -> Saved:
     plain: list[float] = []
     hashing: list[float] = []
     sizes: list[list[int]] = []
-    save = runs.save
 
     def measured(run: Any, parts: Any, cache: Any, step: int) -> None:
         began = time.monotonic()
@@ -36,7 +36,7 @@ def measure(request: ToSave, folder: Path) -> Saved:
         if step > request.saves:
             raise Enough
 
-    runs.save = measured
+    vars(runs)["save"] = measured
     with contextlib.suppress(Enough):
         train(request.file, request.run)
     return Saved(
