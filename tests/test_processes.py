@@ -71,6 +71,22 @@ def test_the_adapter_is_that_of_one_process(alone, together):
         assert two == pytest.approx(one, rel=TOLERANCE, abs=1e-4)
 
 
+def test_statistics_of_the_batch_are_of_all_processes(world, tmp_path):
+    """KTO's z0 is the mean over the rows of both, and with it the steps are those of one."""
+    file = world.file(tmp_path / "run.yaml", **world.learning("kto"))
+    ones, twos = tmp_path / "alone", tmp_path / "together"
+    caches = [{"TRIMTAB_CACHE": str(tmp_path / name)} for name in ("cache-1", "cache-2")]
+    ended = warm.trimtab("train", file, "--run", ones, **caches[0])
+    assert ended.status == 0, ended.output
+    both = two("train", file, "--run", twos, **caches[1])
+    assert [each.status for each in both] == [0, 0], both
+    alone, together = (lines(run / "metrics.jsonl") for run in (ones, twos))
+    assert max(record["z0"] for record in alone) > 1
+    for one, other in zip(alone, together, strict=True):
+        for name in ("z0", "loss", "grad_norm", "logratio_desirable", "logratio_undesirable"):
+            assert other[name] == pytest.approx(one[name], rel=TOLERANCE)
+
+
 def test_a_run_of_two_resumes_to_the_same_bits(file, together, tmp_path):
     run, cache = tmp_path / "run", {"TRIMTAB_CACHE": str(tmp_path / "cache")}
     stopped = two("train", file, "--run", run, INTERRUPT="2:SIGTERM", **cache)
