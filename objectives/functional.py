@@ -270,7 +270,7 @@ def reference_point(logratio_N: Tensor, counted_N: Tensor) -> Tensor:
 
         z0 = max(0, mean of log(pi(y'|x) / pi_ref(y'|x))), a biased estimate of KL(pi || pi_ref)
 
-    Ethayarajh et al. 2024 (KTO), arXiv:2402.01306, section 4.1. It is a constant to the loss.
+    Ethayarajh et al. 2024 (KTO), arXiv:2402.01306. It is a constant to the loss.
 
     Args:
         logratio_N: of the mismatched completions, in nats.

@@ -14,7 +14,7 @@ from trimtab import Config, Labelled, Loss, Needs, Objective, hookimpl
 from trimtab.objectives import functional as f
 
 BALANCE = (1.0, 4 / 3)
-"""Where weight x rows of the desirable, by that of the undesirable, should be: section 4.2."""
+"""The authors' advice: weight x rows of the desirable, by weight x rows of the undesirable."""
 
 MISMATCHED = frozenset({"mismatched"})
 
