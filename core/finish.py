@@ -34,6 +34,8 @@ MODEL = "model"
 def write_results(run: Run, parts: Parts) -> None:
     """``adapter/`` (or ``model/``), ``roles/<role>/`` and ``README.md``, each whole or absent.
 
+    ``data.json`` is written again: a source that reads as it goes knows more by now.
+
     ``adapter/`` is the policy; in a run that trains none, the first of its scalar roles.
     """
     home, roles = run.directory.path, parts.model.roles
@@ -44,6 +46,7 @@ def write_results(run: Run, parts: Parts) -> None:
     for role in others:
         (home / "roles").mkdir(exist_ok=True)
         write_whole(home / "roles" / role, partial(_save, run, parts, role))
+    write_json(home / "data.json", dict(parts.source.describe()))
     write_atomically(home / "README.md", model_card(run, parts))
 
 

@@ -38,7 +38,9 @@ class _Measured:
 
 def sharing_is_exact(model: LanguageModel, longest: Batch | None) -> Verdict:
     """Compare a shared layout of the row with the padded one, forward and backward."""
-    if longest is None or not lay_out(rows_of(longest.sequences), share=True).shared:
+    if longest is None:
+        return Verdict(False, "the longest row is not known")
+    if not lay_out(rows_of(longest.sequences), share=True).shared:
         return Verdict(False, "no row has two completions of one prompt")
     batch = longest.map(lambda tensor: tensor.to(model.device))
     try:

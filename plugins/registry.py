@@ -39,6 +39,7 @@ BUILTIN = (
     "trimtab.plugins.references.adapter_off",
     "trimtab.plugins.references.model",
     "trimtab.plugins.sources.dataset",
+    "trimtab.plugins.sources.stream",
     "trimtab.plugins.local",
 )
 

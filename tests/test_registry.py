@@ -41,7 +41,7 @@ def test_built_ins_come_through_the_hooks():
     assert plugins.broken == []
     assert plugins.names("objective") == ["dpo", "kto", "reward_model", "sft"]
     assert plugins.names("reference") == ["adapter_off", "model"]
-    assert plugins.names("source") == ["dataset"]
+    assert plugins.names("source") == ["dataset", "stream"]
     assert plugins.make("objective", "dpo", {"beta": 0.3}).config.beta == 0.3
 
 

@@ -20,12 +20,13 @@ _HELD_OUT = ("validation", "valid", "val", "dev", "eval", "test", "heldout", "he
 _LOOKED_AT = 100
 
 
-def open_table(name: str, kind: Kind | None = None) -> Table:
+def open_table(name: str, kind: Kind | None = None, *, streaming: bool = False) -> Table:
     """The rows that a name stands for.
 
     A datasets id is ``OWNER/NAME[@CONFIG][:SPLIT]``. Without a split, its training split is read,
     and its validation or test split is what it holds out. In a folder, files are told apart in
     the same way by their names. ``rotten-tomatoes`` alone is the view that fits ``kind``.
+    ``streaming`` reads a datasets id row by row, and keeps no copy of it.
     """
     embedded, _, view = name.partition("/")
     if embedded == rotten_tomatoes.NAME:
@@ -38,7 +39,7 @@ def open_table(name: str, kind: Kind | None = None) -> Table:
     match = _ID.fullmatch(name)
     if match is None or path.suffix.lower() in READERS:
         raise UserError(f"there is no file {name}.{_near(path)}")
-    return _hub(name, match["id"], match["config"], match["split"])
+    return _hub(name, match["id"], match["config"], match["split"], streaming)
 
 
 def kind_in(name: str, columns: Mapping[str, str]) -> Kind:
@@ -103,11 +104,13 @@ def _saved(folder: Path) -> Table | None:
         raise UserError(f"{folder}: cannot be read as a saved dataset: {error}") from error
 
 
-def _hub(name: str, repository: str, config: str | None, split: str | None) -> Table:
+def _hub(
+    name: str, repository: str, config: str | None, split: str | None, streaming: bool = False
+) -> Table:
     import datasets
 
     try:
-        loaded = datasets.load_dataset(repository, config, split=split)
+        loaded = datasets.load_dataset(repository, config, split=split, streaming=streaming)
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
         raise UserError(
             f"there is no file {name}.{_near(Path(name))} "
