@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trimtab.core.measures import Measure
+from trimtab.core.policy import POLICY
 
 if TYPE_CHECKING:
     from trimtab.core.build import Parts
     from trimtab.core.run import Run
+
+Measures = Mapping[str, Mapping[str, Any]]
+
+BINNED = ("confidence/", "reliability/")
+"""Measures of a bin each, which are easier to read side by side."""
 
 
 def model_card(run: Run, parts: Parts) -> str:
@@ -31,13 +37,12 @@ tags: [trimtab, {file.objective.name}]
 - Base held as {file.model.quantization}, computed in {parts.model.dtype}
 - Start: {Path(file.model.start).name if file.model.start else "the base itself"}
 
-## Held-out measures
+{"" if POLICY in parts.model.roles.names else _loading(file.model.name)}## Held-out measures
 
-{_table(run.directory.records("evals"))}
+{_held_out(run.directory.records("evals"), parts)}
 
-Intervals are 95%, by bootstrap over rows. On data rows `logratio` is not a KL; `kl_sequence` is
-estimated from completions that the policy itself sampled. The whole run file is `config.yaml`;
-what it was given is `config.source.yaml`, versions are in `env.json`.
+{_reading(parts)} The whole run file is `config.yaml`; what it was given is `config.source.yaml`,
+versions are in `env.json`.
 """
 
 
@@ -47,14 +52,82 @@ def _rows(account: Mapping[str, Any]) -> str:
     return f", {account['read']} rows read, {account['train_rows']} trained on"
 
 
-def _table(evaluations: list[dict[str, Any]]) -> str:
+def _reading(parts: Parts) -> str:
+    """How the measures are to be read."""
+    if POLICY in parts.model.roles.names:
+        return """Intervals are 95%, by bootstrap over rows. On data rows `logratio` is not a KL;
+`kl_sequence` is estimated from completions that the policy itself sampled."""
+    return """Intervals are 95%, by bootstrap over rows. `accuracy` and `ece` are of comparisons that
+are no ties; `accuracy_longer` is where the preferred completion is longer."""
+
+
+def _loading(base: str) -> str:
+    """How the first scalar role scores without us."""
+    return f"""## Loading
+
+It scores a prompt with its completion, written by the model's chat template:
+
+```python
+model = AutoModelForSequenceClassification.from_pretrained("{base}", num_labels=1)
+model = PeftModel.from_pretrained(model, "adapter")
+center = json.load(open("adapter/scores.json"))["center"]
+```
+
+`model(**tokens).logits[:, 0] - center` is 0 on average over the held-out completions. Pad on the
+right with the model's own padding token. `trimtab score DIR FILE` does all of it.
+
+"""
+
+
+def _folder(number: int, parts: Parts) -> str:
+    """Where a role's adapter is, as ``write_results`` puts it."""
+    return f"roles/{parts.model.roles.names[number]}" if number else "adapter"
+
+
+def _held_out(evaluations: list[dict[str, Any]], parts: Parts) -> str:
+    """The measures; apart from them how reliable confidence is, and the members of an ensemble."""
     if not evaluations:
         return "No rows were held out."
-    first, last = evaluations[0], evaluations[-1]
-    lines = [f"| measure | step {first['step']} | step {last['step']} | n |", "|---|---|---|---|"]
-    for name, after in last.items():
-        if name != "step":
-            lines.append(f"| {name} | {_said(first.get(name))} | {_said(after)} | {after['n']} |")
+    first, last = dict(evaluations[0]), dict(evaluations[-1])
+    steps = first.pop("step"), last.pop("step")
+    roles = [role for role in parts.model.roles.names if role in parts.model.roles.scalar]
+    apart = tuple(f"/{role}" for role in roles)
+    main = [n for n in last if not n.endswith(apart) and not n.startswith(BINNED)]
+    tables = [_changes(main, first, last, steps)]
+    bins = [n for n in last if n.startswith(BINNED[0]) and not n.endswith(apart)]
+    if bins:
+        tables.append(_reliability([name.removeprefix(BINNED[0]) for name in bins], last))
+    if len(roles) > 1:
+        tables.append(_members(roles, last, parts))
+    return "\n\n".join(tables)
+
+
+def _changes(names: Sequence[str], first: Measures, last: Measures, steps: tuple[int, int]) -> str:
+    lines = [f"| measure | step {steps[0]} | step {steps[1]} | n |", "|---|---|---|---|"]
+    for name in names:
+        after = last[name]
+        lines.append(f"| {name} | {_said(first.get(name))} | {_said(after)} | {after['n']} |")
+    return "\n".join(lines)
+
+
+def _reliability(bins: Sequence[str], last: Measures) -> str:
+    """Where the model is so confident, how often is it right?"""
+    lines = ["| confidence | its mean | right | n |", "|---|---|---|---|"]
+    for name in bins:
+        mean, right = (last[f"{which}{name}"] for which in BINNED)
+        lines.append(f"| {name} | {mean['value']:.4g} | {_said(right)} | {right['n']} |")
+    return "\n".join(lines)
+
+
+def _members(roles: Sequence[str], last: Measures, parts: Parts) -> str:
+    """Each member of an ensemble alone."""
+    lines = ["| member | folder | accuracy | ece | score |", "|---|---|---|---|---|"]
+    for role in roles:
+        folder = _folder(parts.model.roles.names.index(role), parts)
+        cells = " | ".join(
+            _said(last.get(f"{name}/{role}")) for name in ("accuracy", "ece", "score")
+        )
+        lines.append(f"| {role} | `{folder}` | {cells} |")
     return "\n".join(lines)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,18 +12,20 @@ import torch
 from trimtab.core.build import Parts, build
 from trimtab.core.checkpoint import Checkpoint, newest
 from trimtab.core.config import ModelConfig, RunFile, TrainConfig
-from trimtab.core.errors import UserError
-from trimtab.core.finish import ADAPTER, MODEL, write_whole
+from trimtab.core.errors import UserError, suggestion
+from trimtab.core.files import read_json
+from trimtab.core.finish import ADAPTER, MODEL, SCORES, write_whole
 from trimtab.core.lm import LanguageModel
 from trimtab.core.model import compute_dtype, device, load_base, load_tokenizer, micro_tokens
 from trimtab.core.pipeline import handed_over
 from trimtab.core.policy import POLICY
 from trimtab.core.processes import Processes
-from trimtab.core.roles import Roles, adapter_settings
+from trimtab.core.roles import ADAPTER_CONFIG, Roles, adapter_settings, is_scalar
 from trimtab.core.rundir import CONFIG, RunDirectory
 from trimtab.core.runfile import Registry as Checked
 from trimtab.core.runfile import load
 from trimtab.core.saving import restore_roles
+from trimtab.core.scoring import Scorer
 
 
 def last_stage(path: Path, registry: Checked) -> tuple[RunFile, RunDirectory]:
@@ -64,30 +68,109 @@ def load_run(path: Path, registry: Any) -> tuple[Parts, RunFile, RunDirectory, i
 def load_model(where: str, registry: Any) -> tuple[LanguageModel, Any]:
     """A policy to sample from, and its tokenizer: a run's, a PEFT folder's, or a plain model's."""
     config, adapter = _policy(Path(where).expanduser(), registry) or _plain(where)
-    place = device()
-    most = micro_tokens(TrainConfig(), place)
-    base = load_base(config, place)
-    roles = Roles.loaded(base, {POLICY: adapter}) if adapter else Roles(base, None, frozen=True)
-    model = LanguageModel(roles, dtype=compute_dtype(config, place), micro_tokens=most)
-    return model, load_tokenizer(config.name, trust_remote_code=config.trust_remote_code)
+    if adapter is not None and is_scalar(adapter):
+        raise UserError(
+            f"{where} is a reward model: it scores completions, and samples none. "
+            f"Try: trimtab score {where} FILE"
+        )
+    folders = {} if adapter is None else {POLICY: adapter}
+    return _model(config, folders), _tokenizer(config)
+
+
+def load_scorer(where: str | Path, registry: Any) -> Scorer:
+    """A reward model of a run, of one of its folders, or of a PEFT folder; a run's whole ensemble.
+
+    Scores are centred by the ``scores.json`` beside each adapter, and as they are without one.
+    """
+    config, folders = _scoring(Path(where).expanduser(), registry)
+    center = {role: _center(folder) for role, folder in folders.items()}
+    return Scorer(_model(config, folders), _tokenizer(config), center)
 
 
 @torch.no_grad()
-def export(path: Path, out: Path, registry: Any) -> None:
-    """The policy as one plain model: its adapter merged into the base, which is not quantized."""
+def export(path: Path, out: Path, registry: Any, role: str | None = None) -> None:
+    """One plain model: the adapter merged into the base, which is not quantized.
+
+    A policy becomes a causal language model, a reward model a classifier with one label, with its
+    ``scores.json``; ``role`` says which member of an ensemble.
+    """
     if out.exists():
         raise UserError(f"{out} exists already: name a folder that does not")
     config, adapter = _policy(path, registry) or _plain(str(path))
-    base = load_base(config.model_copy(update={"quantization": "none"}), torch.device("cpu"))
-    merged = Roles.loaded(base, {POLICY: adapter}).merged() if adapter else base
-    tokenizer = load_tokenizer(config.name, trust_remote_code=config.trust_remote_code)
+    scalar = adapter is not None and is_scalar(adapter)
+    name = POLICY
+    if scalar:
+        config, folders = _scoring(path, registry)
+        name, adapter = _one_of(folders, role)
+    elif role is not None:
+        raise UserError(f"{path} is no reward model, and has no members: leave out --role")
+    plain = config.model_copy(update={"quantization": "none"})
+    base = load_base(plain, torch.device("cpu"), classifier=scalar)
+    merged = Roles.loaded(base, {name: adapter}).merged() if adapter else base
 
     def write(folder: Path) -> None:
         merged.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
+        _tokenizer(config).save_pretrained(folder)
+        if scalar and adapter is not None and (adapter / SCORES).is_file():
+            shutil.copy(adapter / SCORES, folder)
 
     out.parent.mkdir(parents=True, exist_ok=True)
     write_whole(out, write)
+
+
+def _model(config: ModelConfig, folders: Mapping[str, Path]) -> LanguageModel:
+    """A base with adapters by their roles, frozen; without any, the base is the policy."""
+    place = device()
+    base = load_base(config, place)
+    roles = Roles.loaded(base, folders) if folders else Roles(base, None, frozen=True)
+    most = micro_tokens(TrainConfig(), place)
+    return LanguageModel(roles, dtype=compute_dtype(config, place), micro_tokens=most)
+
+
+def _tokenizer(config: ModelConfig) -> Any:
+    return load_tokenizer(config.name, trust_remote_code=config.trust_remote_code)
+
+
+def _scoring(path: Path, registry: Checked) -> tuple[ModelConfig, dict[str, Path]]:
+    """The base of a reward model, and each member's adapter; of one, where its folder is named."""
+    home = next((home for home in (path, path.parent, path.parent.parent) if is_run(home)), None)
+    if home is None:
+        config, adapter = _plain(str(path))
+        folders = [] if adapter is None else [adapter]
+    else:
+        config, first = result(home, registry)
+        others = (first.parent / "roles").glob("*")
+        members = [first, *sorted(others, key=lambda one: (len(one.name), one.name))]
+        folders = members if home == path else [one for one in members if one == path]
+    if not folders or not (folders[0] / ADAPTER_CONFIG).is_file() or not is_scalar(folders[0]):
+        raise UserError(
+            f"{path} is no reward model: it should be the directory of a run that trained one, "
+            "a member's folder in it, or a PEFT folder whose adapter saves a head 'score'"
+        )
+    return config, {_role(folder): folder for folder in folders}
+
+
+def _role(folder: Path) -> str:
+    """The name of the role whose adapter this is."""
+    scores = folder / SCORES
+    return str(read_json(scores)["role"]) if scores.is_file() else "reward"
+
+
+def _center(folder: Path) -> float:
+    scores = folder / SCORES
+    return float(read_json(scores)["center"]) if scores.is_file() else 0.0
+
+
+def _one_of(folders: Mapping[str, Path], role: str | None) -> tuple[str, Path]:
+    """The member of an ensemble that is asked for."""
+    if role is None and len(folders) == 1:
+        return next(iter(folders.items()))
+    listed = ", ".join(f"{name} in {folder}" for name, folder in folders.items())
+    if role is None:
+        raise UserError(f"an ensemble is not one model: choose a member with --role ({listed})")
+    if role not in folders:
+        raise UserError(f"no member {role!r}.{suggestion(role, folders)} There is {listed}")
+    return role, folders[role]
 
 
 def _policy(path: Path, registry: Checked) -> tuple[ModelConfig, Path | None] | None:
@@ -105,7 +188,7 @@ def _policy(path: Path, registry: Checked) -> tuple[ModelConfig, Path | None] | 
 def _plain(where: str) -> tuple[ModelConfig, Path | None]:
     """A PEFT folder's base and adapter, or a model by its name."""
     path = Path(where).expanduser()
-    if not (path / "adapter_config.json").is_file():
+    if not (path / ADAPTER_CONFIG).is_file():
         return ModelConfig(name=where, quantization="none", adapter=None), None
     name = adapter_settings(path)["base_model_name_or_path"]
     return ModelConfig(name=name, quantization="none"), path

@@ -131,12 +131,14 @@ class LanguageModel:
         return filled
 
     def _scored(self, sequences: Mapping[str, Sequences], layout: Layout) -> dict[str, Sequences]:
-        """What a scalar role predicts before each trained token, and of each whole completion."""
+        """What a scalar role predicts before each trained token, and of each whole completion.
+
+        The head sees every state, as in transformers: fewer of them give other bits.
+        """
         with self._compute():
             hidden_XH = self._hidden(layout)
-        head = getattr(self.base, HEAD)
-        values_M = head(hidden_XH[layout.predict_M].float())[:, 0]
-        score_E = head(hidden_XH[layout.end_E].float())[:, 0]
+        values_X = getattr(self.base, HEAD)(hidden_XH.float())[:, 0]
+        values_M, score_E = values_X[layout.predict_M], values_X[layout.end_E]
         rows = [len(s) for s in sequences.values()]
         scores = score_E.new_zeros(sum(rows)).index_put((layout.scored_E,), score_E).split(rows)
         placed = self._placed(sequences, layout, values_M)

@@ -60,18 +60,23 @@ def load_tokenizer(name: str, *, trust_remote_code: bool = False) -> Any:
     )
 
 
-def load_base(config: ModelConfig, device: torch.device) -> Any:
+def load_base(config: ModelConfig, device: torch.device, *, classifier: bool = False) -> Any:
     """A causal language model, frozen, in train mode, with every dropout at p = 0.
+
+    With ``classifier``, a model that scores whole sequences with one number, its head not trained.
 
     It must never see ``eval()``: in that mode the first forward of a 4-bit module on a CPU repacks
     its weight, and its product has no gradient from then on, without any error.
     """
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
+    kind: Any = AutoModelForSequenceClassification if classifier else AutoModelForCausalLM
+    labels = {"num_labels": 1} if classifier else {}
     model = _loaded(
         config.name,
-        lambda path: AutoModelForCausalLM.from_pretrained(
+        lambda path: kind.from_pretrained(
             path,
+            **labels,
             dtype=held_dtype(config, device),
             quantization_config=_quantization(config, device),
             device_map={"": device},

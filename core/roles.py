@@ -26,13 +26,16 @@ from trimtab.core.seeds import mixed
 HEAD = "score"
 """What scalar roles train, by the name that ``AutoModelForSequenceClassification`` gives it."""
 
+ADAPTER_CONFIG = "adapter_config.json"
+"""PEFT's settings of an adapter, in its folder."""
+
 START = "start"
 """The frozen adapter that a run starts from, when it starts from one."""
 
 
 def adapter_settings(folder: Path) -> dict[str, Any]:
     """What ``adapter_config.json`` says."""
-    settings: dict[str, Any] = read_json(folder / "adapter_config.json")
+    settings: dict[str, Any] = read_json(folder / ADAPTER_CONFIG)
     return settings
 
 
@@ -171,9 +174,7 @@ class Roles:
         (folder / role).rmdir()
         (folder / "README.md").unlink(missing_ok=True)
         settings = adapter_settings(folder)
-        write_json(
-            folder / "adapter_config.json", {**settings, "base_model_name_or_path": base_name}
-        )
+        write_json(folder / ADAPTER_CONFIG, {**settings, "base_model_name_or_path": base_name})
 
     def _put_head(self) -> None:
         """What PEFT makes each scalar role's own head from."""
@@ -230,8 +231,8 @@ class Roles:
         self._check_precision(role)
 
     def _load(self, folder: Path, name: str) -> None:
-        if not (folder / "adapter_config.json").is_file():
-            raise UserError(f"model.start: {folder} holds no PEFT adapter (adapter_config.json)")
+        if not (folder / ADAPTER_CONFIG).is_file():
+            raise UserError(f"model.start: {folder} holds no PEFT adapter ({ADAPTER_CONFIG})")
         if is_scalar(folder) and POLICY in self.names:
             raise UserError(
                 f"model.start: {folder} is a reward model, and no policy to start from"

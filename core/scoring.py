@@ -1,9 +1,13 @@
-"""Held-out measures of scalar roles: what they score, and how well it agrees with preferences."""
+"""What scalar roles score: by a loaded reward model, and as held-out measures.
+
+N completions · R members of an ensemble.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,6 +16,7 @@ from trimtab.core.batches import Batch
 from trimtab.core.columns import forward
 from trimtab.core.lm import LanguageModel
 from trimtab.core.measures import Column
+from trimtab.core.memory import within_memory
 from trimtab.core.objective import Needs
 from trimtab.core.preferences import comparisons, of_comparisons
 
@@ -39,6 +44,51 @@ def scores(model: LanguageModel, batch: Batch, role: str) -> Scores:
     return found
 
 
+@dataclass(frozen=True)
+class Scored:
+    """What a reward model says of N completions."""
+
+    members_RN: Tensor
+    """Each member's score, less its center; 0 of an empty completion."""
+
+    @property
+    def mean_N(self) -> Tensor:
+        """What the members say on average."""
+        return self.members_RN.mean(0)
+
+    @property
+    def spread_N(self) -> Tensor:
+        """The standard deviation over the members; 0 where there is only one."""
+        one = len(self.members_RN) == 1
+        return torch.zeros_like(self.mean_N) if one else self.members_RN.std(0)
+
+
+@dataclass(frozen=True)
+class Scorer:
+    """A trained reward model, or an ensemble of them on one base."""
+
+    model: LanguageModel
+    tokenizer: Any
+    center: Mapping[str, float]
+    """The score that counts as 0, of each member."""
+
+    def score(self, batch: Batch) -> dict[str, Scored]:
+        """Of every completion of a batch, by the names of its sequences, in micro-batches."""
+        found = within_memory(self.model, lambda: self._members(batch))
+        return {
+            name: Scored(
+                torch.stack([one[name] for one in found]).masked_fill(s.length_N.cpu() == 0, 0.0)
+            )
+            for name, s in batch.sequences.items()
+        }
+
+    def _members(self, batch: Batch) -> list[Scores]:
+        return [
+            {name: s - center for name, s in scores(self.model, batch, role).items()}
+            for role, center in self.center.items()
+        ]
+
+
 def with_scores(batch: Batch, found: Scores) -> Batch:
     """The batch with these scores filled."""
     return batch.with_sequences(
@@ -53,19 +103,20 @@ def of_scores(batch: Batch, members: Mapping[str, Scores]) -> dict[str, Column]:
     averaged, and ``spread`` is the standard deviation over them, in the mean over completions.
     """
     if len(members) == 1:
-        return _of_one(batch, *members.values())
+        return measured(batch, *members.values())
     centred = [_centred(batch, found) for found in members.values()]
     stacked = {name: torch.stack([one[name] for one in centred]) for name in centred[0]}
     mean = {name: score_RN.mean(0) for name, score_RN in stacked.items()}
     spread = {name: score_RN.std(0) for name, score_RN in stacked.items()}
-    columns = _of_one(batch, mean)
+    columns = measured(batch, mean)
     columns["spread"] = _over_completions(batch, spread)
     for role, found in members.items():
-        columns |= {f"{name}/{role}": column for name, column in _of_one(batch, found).items()}
+        columns |= {f"{name}/{role}": column for name, column in measured(batch, found).items()}
     return columns
 
 
-def _of_one(batch: Batch, found: Scores) -> dict[str, Column]:
+def measured(batch: Batch, found: Scores) -> dict[str, Column]:
+    """Measures of one score for each completion of a batch."""
     columns = {"score": _over_completions(batch, found)}
     compared = comparisons(with_scores(batch, found))
     return columns if compared is None else columns | dict(of_comparisons(compared))

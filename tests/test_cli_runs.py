@@ -196,7 +196,7 @@ def test_a_real_process_prints_nothing_that_is_not_ours(world, tmp_path):
     assert (ended.returncode, ended.stderr) == (0, "")
     first = [line.split(" ")[0] for line in ended.stdout.splitlines() if line]
     ours = {"few", "prefix", "dpo", "held", "step", ">", "", "made", "try", "and"}
-    ours |= {"loss", "accuracy_logp", "accuracy_implicit", "length"}
+    ours |= {"loss", "accuracy", "accuracy_logp", "accuracy_implicit", "length"}
     assert set(first) <= ours, ended.stdout
 
 

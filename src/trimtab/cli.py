@@ -20,6 +20,7 @@ COMMANDS = (
     "schema",
     "data",
     "generate",
+    "score",
     "evaluate",
     "export",
     "env",

@@ -29,7 +29,10 @@ RECENT = 10
 PAUSE = 20
 """Seconds between two lines where there is no terminal."""
 
-FIRST = ("loss", "accuracy_logp", "accuracy_implicit", "kl_sequence", "reward", "length")
+FIRST = (
+    *("loss", "accuracy", "ece", "accuracy_logp", "accuracy_implicit"),
+    *("kl_sequence", "reward", "length"),
+)
 """Measures that are shown, where they were taken; ``evals.jsonl`` has all."""
 
 

@@ -37,12 +37,27 @@ def quiet() -> None:
     without_datasets_bars()
 
 
+def assignment(text: str) -> tuple[str, str]:
+    """What ``--column`` is given."""
+    ours, equals, theirs = text.partition("=")
+    if not equals:
+        raise typer.BadParameter(f"{text!r} is not OURS=THEIRS", param_hint="--column")
+    return ours, theirs
+
+
 def ended(run: Path, plugins: Plugins) -> None:
     """The path of what was made, and what to try next; from one of several processes."""
     if os.environ.get("RANK", "0") != "0":
         return
     from trimtab.core.finished import result
+    from trimtab.core.roles import is_scalar
 
-    typer.echo(f"\nmade  {result(run, plugins)[1]}")
-    typer.echo(f"try   trimtab generate {run} --prompt 'Write a one-sentence review of Alien.'")
+    model, made = result(run, plugins)
+    typer.echo(f"\nmade  {made}")
+    if model.adapter is not None and is_scalar(made):
+        typer.echo(f"try   trimtab score {run} FILE")
+    else:
+        typer.echo(
+            f"try   trimtab generate {run} --prompt 'Write a one-sentence review of Alien.'"
+        )
     typer.echo("and   trimtab train FILE --set objective.name=NAME; trimtab plugins lists names")

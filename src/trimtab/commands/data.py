@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from trimtab.commands import AsJson
+from trimtab.commands import AsJson, assignment
 
 if TYPE_CHECKING:
     from trimtab.core.config import DataConfig, ModelConfig
@@ -65,7 +65,7 @@ def check(
     if _is_run_file(file):
         corpora = _of_run_file(Path(file))
     else:
-        corpora = [_of_rows(file, kind, model, dict(map(_assignment, column or ())))]
+        corpora = [_of_rows(file, kind, model, dict(map(assignment, column or ())))]
     if as_json:
         typer.echo(json.dumps(_account(corpora)))
     else:
@@ -86,7 +86,7 @@ def agreement(
     from trimtab.plugins.sources.judgements import feedback_in, judgements, named
     from trimtab.plugins.sources.tables import open_table
 
-    name, columns = _annotated(file, dict(map(_assignment, column or ())))
+    name, columns = _annotated(file, dict(map(assignment, column or ())))
     rows = iter(open_table(name).train)
     first = list(islice(rows, _LOOKED_AT))
     chosen = named(kind) if kind else feedback_in(name, first, columns)
@@ -187,10 +187,3 @@ def _page(corpus: Corpus) -> str:
     if corpus.faults():
         lines.append(f"a run would stop: data.max_dropped is {corpus.data.max_dropped:g}")
     return "\n".join(lines)
-
-
-def _assignment(text: str) -> tuple[str, str]:
-    ours, equals, theirs = text.partition("=")
-    if not equals:
-        raise typer.BadParameter(f"{text!r} is not OURS=THEIRS", param_hint="--column")
-    return ours, theirs
