@@ -1,13 +1,21 @@
-"""What the benchmarks make of their measurements. The measuring itself is not tested here."""
+"""What the benchmarks make of measurements; and, with a tiny model, that they measure at all."""
 
 from __future__ import annotations
 
+import json
+
 import pytest
+from tiny import save_tiny
 
 from trimtab.benchmarks import compare, report
 from trimtab.benchmarks.against_trl import FASTEST, SMALLEST, best, candidates, ours
-from trimtab.benchmarks.job import Job, Result
-from trimtab.benchmarks.shapes import batch, short
+from trimtab.benchmarks.against_trl import main as against_trl
+from trimtab.benchmarks.data_preparation import main as data_preparation
+from trimtab.benchmarks.job import TRL, Job, Result, in_own_process
+from trimtab.benchmarks.preparation import write_pairs
+from trimtab.benchmarks.saving import main as saving
+from trimtab.benchmarks.shapes import batch, shifted, short
+from trimtab.core.layout import rows_of
 
 MACHINE = {
     "packages": {"torch": "2.6"},
@@ -87,3 +95,92 @@ def test_both_systems_get_the_same_rows():
         "Trimtab, cold cache",
         "Trimtab, warm cache",
     ]
+
+
+def test_labelled_rows_are_the_same_in_both_systems():
+    examples = short(5)
+    rows = batch("kto", examples)
+    assert rows.desirable_N.tolist() == [True, False, True, False, True]
+    own = [row.completion for row in rows_of({"one": rows.responses})]
+    mismatched = rows_of({"one": rows.mismatched})
+    assert [row.completion for row in mismatched] == shifted(own)
+    assert [list(row.prompt) for row in mismatched] == [one.prompt for one in examples]
+
+
+def test_rankings_of_two_say_that_the_chosen_one_is_better():
+    ranked = batch("reward_model", short(2))
+    assert ranked.better_NKK[:, 0, 1].tolist() == [1.0, 1.0]
+    assert ranked.better_NKK[:, 1, 0].tolist() == [0.0, 0.0]
+    assert ranked.better_NKK.isnan().sum() == 4
+
+
+def test_ktos_losses_are_checked_only_where_trl_sees_the_whole_step(rounds):
+    def changed(system, **settings):
+        return job(system, objective="kto", rows=8, **settings)
+
+    whole = result(changed("trl"), [4.0], 400)
+    part = result(changed("trl", micro_rows=2), [4.0], 400, losses=(0.5, 0.5))
+    mine = result(changed("trimtab"), [1.0], 200)
+    assert compare.faults([{"mine": mine, "whole": whole, "part": part}]) == []
+    assert "nothing was checked" in compare.faults([{"mine": mine, "part": part}])[0]
+
+
+def test_trl_refuses_kto_with_one_row_at_a_time():
+    assert {one.micro_rows for one in candidates(job(objective="kto", rows=4))} == {2, 4}
+    assert {one.micro_rows for one in candidates(job(objective="reward_model", rows=2))} == {1, 2}
+
+
+@pytest.mark.parametrize("form", ["plain", "turns"])
+def test_no_two_rows_to_prepare_are_alike(form, tmp_path):
+    file = tmp_path / "pairs.jsonl"
+    write_pairs(file, form, 3000)
+    lines = file.read_text().splitlines()
+    assert len(set(lines)) == len(lines) == 3000
+    assert isinstance(json.loads(lines[0])["prompt"], str if form == "plain" else list)
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    return str(save_tiny(tmp_path_factory.mktemp("tiny")))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("objective", TRL)
+def test_both_systems_start_with_the_same_loss(objective, tiny):
+    asked = job(objective=objective, model=tiny, rows=4, steps=1)
+    theirs, *ours_ = [in_own_process(one) for one in (asked, *ours(asked))]
+    assert all(len(one.losses) == 2 and one.peak > one.loaded > 0 for one in (theirs, *ours_))
+    taken = [{one.job.arm: one for one in (theirs, *ours_)}]
+    assert compare.faults(taken) == []
+    assert compare.disagreement(taken, "Trimtab", "trl") < compare.AGREEMENT["float32"]
+
+
+@pytest.mark.slow
+def test_the_way_from_one_command_to_a_report(tiny, tmp_path):
+    out = tmp_path / "sft.json"
+    against_trl(objective="sft", model=tiny, rows=4, steps=1, rounds=1, search=False, out=out)
+    assert "first loss" in out.with_suffix(".md").read_text()
+    assert len(report.read(out)[1]) == 1
+
+
+@pytest.mark.slow
+def test_a_save_is_measured_beside_its_limit_and_a_resume_by_its_parts(tiny, tmp_path):
+    out = tmp_path / "saving.json"
+    saving(model=tiny, saves=2, resumes=1, folder=tmp_path, out=out)
+    record = json.loads(out.read_text())
+    assert len(record["saves"]["seconds"]) == len(record["saves"]["plain"]) == 2
+    parts = record["resumes"][0]["parts"]
+    assert min(parts[name] for name in ("imports", "data", "model", "restore")) > 0
+    assert record["resumes"][0]["step"] > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("form", ["plain", "turns"])
+def test_both_systems_prepare_the_same_rows(form, tmp_path):
+    out = tmp_path / "preparation.json"
+    data_preparation(form=form, rows=50, rounds=1, out=out)
+    made = json.loads(out.read_text())["rounds"][0].values()
+    mine, *theirs = made
+    line_breaks = 2 * 50 if form == "turns" else 0  # after the last turn of each completion
+    assert {one["rows"] for one in made} == {50}
+    assert {one["tokens"] for one in theirs} == {mine["tokens"] + line_breaks}
