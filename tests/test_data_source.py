@@ -186,6 +186,15 @@ def test_hard_labels_are_certain_beside_soft_ones(tmp_path):
     assert sorted(source.collect(None, 3).preference_N.tolist()) == [0.75, 1.0, 1.0]
 
 
+def test_votes_that_contradict_each_other_name_the_conversion(tmp_path):
+    pair = {"prompt": "It is", "chosen": " good", "rejected": " bad", "annotator": 1}
+    opposite = {"prompt": "It is", "chosen": " bad", "rejected": " good", "annotator": 2}
+    file = write_jsonl(tmp_path / "p.jsonl", [pair, opposite, {**pair, "annotator": 3}])
+    warnings = opened(DataConfig(train=file, holdout=0.0)).describe()["warnings"]
+    assert any("all votes): 2" in warning for warning in warnings)
+    assert not any("repeat" in warning for warning in warnings), "three people said it"
+
+
 def test_a_run_does_not_go_on_with_other_data(data, tmp_path):
     changed = DataConfig(train=write_jsonl(tmp_path / "p.jsonl", rows(12, each=1)), holdout=0.0)
     with pytest.raises(UserError, match="the data is not what this run was trained on so far"):

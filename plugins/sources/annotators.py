@@ -57,7 +57,7 @@ def ratings_to_pairs(rows: Iterator[Row], account: Account) -> Iterator[Made]:
             if probability == Fraction(1, 2):
                 account.ties += 1
                 continue
-            pair = pair_of(one.prompt, one.completion, other.completion, float(probability))
+            pair = pair_of(one.prompt, one.completion, other.completion, probability)
             yield [*one.rows, *other.rows], {**pair, **_template(one.rows[0])}
 
 

@@ -90,7 +90,7 @@ def load(name: str, rows: Rows, kind: Kind, encoder: Encoder, data: DataConfig) 
             read=len(kept) + len(dropped),
             kept=len(kept),
             dropped=dropped,
-            warnings=list(_warnings(kept, plain, encoder)),
+            warnings=[*(account.warnings() if account else ()), *_warnings(kept, plain, encoder)],
             columns=columns,
             conversion=account,
         ),
@@ -146,7 +146,9 @@ def _warnings(kept: Sequence[Kept], plain: int, encoder: Encoder) -> Iterator[st
         yield f"rows that repeat an earlier one, and are kept: {repeated}"
     against = _contradictions(kept)
     if against:
-        yield f"pairs that say the opposite of another pair: {against}"
+        several = any(row.annotator is not None for row in kept)
+        remedy = " (data.convert: votes-to-pairs makes one pair of all votes)" if several else ""
+        yield f"pairs that say the opposite of another pair{remedy}: {against}"
     both = _labelled_both_ways(kept)
     if both:
         yield f"completions that are labelled both ways: {both}"

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from fractions import Fraction
 from typing import Any
 
 from trimtab.plugins.sources.formats import Columns, Example, Side
@@ -49,6 +51,13 @@ class Account:
             except BadRow as fault:
                 self.drop(row, str(fault))
 
+    def warnings(self) -> Iterator[str]:
+        """What the user should know of it: rows that are not used, and comparisons without one."""
+        for reason, count in Counter(row.reason for row in self.dropped).items():
+            yield f"rows that {self.name} cannot use ({reason}): {count}"
+        if self.ties:
+            yield f"comparisons without a winner, which make no pair: {self.ties}"
+
     def as_json(self) -> dict[str, Any]:
         """For the run directory and ``trimtab data check``."""
         return {
@@ -66,12 +75,14 @@ def others(row: Row) -> Columns:
     return {name: row.columns[name] for name in _CARRIED if name in row.columns}
 
 
-def pair_of(prompt: Side, first: Side, second: Side, probability: float) -> dict[str, Any]:
+def pair_of(
+    prompt: Side, first: Side, second: Side, probability: float | Fraction
+) -> dict[str, Any]:
     """The columns of a pair, the better side chosen; ``preference`` unless it is certain."""
     if probability < 0.5:
         first, second, probability = second, first, 1 - probability
     columns: dict[str, Any] = {"prompt": prompt, "chosen": first, "rejected": second}
-    return columns if probability == 1 else {**columns, "preference": probability}
+    return columns if probability == 1 else {**columns, "preference": float(probability)}
 
 
 def key(value: Any) -> str:

@@ -40,9 +40,11 @@ def demonstrations(rows: Sequence[Encoded], others: Iterable[Encoded] = ()) -> D
 
 
 def pairs(rows: Sequence[Encoded], others: Iterable[Encoded] = ()) -> Pairs:
-    """Chosen and rejected; soft where the rows are."""
-    soft = [row.said.probability for row in rows if isinstance(row.said, Preference)]
-    preference_N = torch.tensor(soft) if soft else None
+    """Chosen and rejected. Beside soft labels, hard ones are certain."""
+    given = [row.said.probability if isinstance(row.said, Preference) else None for row in rows]
+    if all(probability is None for probability in given):
+        return Pairs(_sequences(rows), _sequences(rows, 1))
+    preference_N = torch.tensor([1.0 if one is None else one for one in given])
     return Pairs(_sequences(rows), _sequences(rows, 1), preference_N)
 
 
