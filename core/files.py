@@ -6,6 +6,7 @@ What is unfinished or no longer wanted has a name that begins with ``.staging-``
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -14,14 +15,35 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
 from trimtab.core.errors import RunError
 
+_OF_THE_DISK = {
+    errno.EACCES,
+    errno.EDQUOT,
+    errno.EFBIG,
+    errno.EIO,
+    errno.ENOSPC,
+    errno.EPERM,
+    errno.EROFS,
+}
 STAGING = ".staging-"
 REMOVING = ".removing-"
 
 
 class DamagedFile(RunError):
     """A file that we wrote cannot be read back."""
+
+
+def of_the_disk(error: Exception, path: Path) -> RunError | None:
+    """A full, broken or read-only disk, said as an error of the run; None for other errors."""
+    by_rust = isinstance(error, SafetensorError) and "os error" in str(error)
+    if by_rust or (isinstance(error, OSError) and error.errno in _OF_THE_DISK):
+        told = RunError(f"cannot write {path}: {error}. See to the disk, then resume the run")
+        told.__cause__ = error
+        return told
+    return None
 
 
 def unique_beside(path: Path, prefix: str) -> Path:

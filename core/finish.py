@@ -31,6 +31,12 @@ MODEL = "model"
 """In place of the adapter, where all weights were trained."""
 
 
+def has_result(run: Run) -> bool:
+    """Is there what ``write_results`` leaves?"""
+    name = MODEL if run.file.model.adapter is None else ADAPTER
+    return (run.directory.path / name).is_dir()
+
+
 def write_results(run: Run, parts: Parts) -> None:
     """``adapter/`` (or ``model/``), ``roles/<role>/`` and ``README.md``, each whole or absent.
 

@@ -82,6 +82,7 @@ def load_base(config: ModelConfig, device: torch.device, *, classifier: bool = F
             device_map={"": device},
             attn_implementation="sdpa",
             trust_remote_code=config.trust_remote_code,
+            use_safetensors=True,  # other formats are pickles
         ),
     )
     model.train()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -10,10 +11,13 @@ from typing import Any, Protocol
 from trimtab.core.build import Registry
 from trimtab.core.config import RunFile
 from trimtab.core.environment import environment
+from trimtab.core.errors import UserError
+from trimtab.core.finish import has_result
 from trimtab.core.processes import Processes
 from trimtab.core.run import Run
-from trimtab.core.rundir import CONFIG, RunDirectory, new_run_path
+from trimtab.core.rundir import CONFIG, SOURCE, RunDirectory, new_run_path
 from trimtab.core.runfile import Plan, Stage, dump, dump_plan, load
+from trimtab.core.runfile import Registry as Checked
 from trimtab.core.signals import Stop, stop_on_signals
 
 
@@ -33,26 +37,39 @@ def start(plan: Plan, path: Path | None, registry: Observed, processes: Processe
     chosen = path or (Path(first.run) if first.run else new_run_path(Path("runs"), plan.path.stem))
     home = Path(processes.gather(str(chosen))[0])
     plan = Plan(plan.path, plan.text, tuple(Stage(s.name, absolute(s.run)) for s in plan.stages))
-    if processes.main:
-        RunDirectory.create(home, dump_plan(plan), plan.text, environment())
-    processes.wait()
-    return _run_all(plan, RunDirectory.open(home), registry, processes)
+    with stop_on_signals() as stop:
+        if processes.main:
+            RunDirectory.create(home, dump_plan(plan), plan.text, environment())
+        processes.wait()
+        return _run_all(plan, RunDirectory.open(home), registry, processes, stop)
 
 
 def resume(path: Path, registry: Observed, processes: Processes) -> Path:
     """Go on where the directory stands. A finished run takes no extra step."""
-    home = RunDirectory.open(path)
-    plan = load(home.path / CONFIG, (), registry)
-    return _run_all(plan, home, registry, processes)
-
-
-def _run_all(plan: Plan, home: RunDirectory, registry: Observed, processes: Processes) -> Path:
     with stop_on_signals() as stop:
-        if plan.stages[0].name is None:
-            run = Run(plan.stages[0].run, home, registry, None, processes, stop)
-            return _execute(run, registry)
-        with home.lock() if processes.main else nullcontext():
-            _stages(plan, home, registry, processes, stop)
+        home = RunDirectory.open(path)
+        return _run_all(resolved(home, registry), home, registry, processes, stop)
+
+
+def resolved(directory: RunDirectory, registry: Checked) -> Plan:
+    """The plan in ``config.yaml``. Raises ``UserError`` where the file's end is lost."""
+    plan = load(directory.path / CONFIG, (), registry)
+    if not re.search(r"^run:", plan.text, re.MULTILINE):
+        raise UserError(
+            f"{directory.path / CONFIG} is cut off: a resolved run file ends with 'run:'. Put it "
+            f"back as it was, or train anew as {SOURCE} says"
+        )
+    return plan
+
+
+def _run_all(
+    plan: Plan, home: RunDirectory, registry: Observed, processes: Processes, stop: Stop
+) -> Path:
+    if plan.stages[0].name is None:
+        run = Run(plan.stages[0].run, home, registry, None, processes, stop)
+        return _execute(run, registry)
+    with home.lock() if processes.main else nullcontext():
+        _stages(plan, home, registry, processes, stop)
     return home.path
 
 
@@ -67,7 +84,7 @@ def _stages(
             file = handed_over(stage.run, stage.run, home.path)
             RunDirectory.create(directory.path, dump(file), home.source, environment())
         processes.wait()
-        settled = load(directory.path / CONFIG, (), registry).stages[0].run
+        settled = resolved(directory, registry).stages[0].run
         file = handed_over(settled, stage.run, home.path)
         try:
             _execute(Run(file, directory, registry, stage.name, processes, stop), registry)
@@ -83,7 +100,7 @@ def _stages(
 
 
 def _execute(run: Run, registry: Observed) -> Path:
-    if run.directory.state().state == "finished":
+    if run.directory.state().state == "finished" and has_result(run):
         run.note(f"{run.directory.path} is finished: nothing is left to do")
         return run.directory.path
     trackers = [registry.make("tracker", t.name, t.options) for t in run.file.trackers]

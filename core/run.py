@@ -14,7 +14,7 @@ import torch
 from trimtab.core.build import Parts, Registry, build
 from trimtab.core.config import RunFile
 from trimtab.core.evaluation import evaluate_parts
-from trimtab.core.files import write_json
+from trimtab.core.files import of_the_disk, write_json
 from trimtab.core.finish import write_results
 from trimtab.core.probe import sharing_is_exact
 from trimtab.core.processes import Processes
@@ -51,17 +51,17 @@ class Run:
                 training = Training.begin(self)
                 self._say("running", training.step)
                 training.to_the_end()
+                self._end("finished", training.step, None)
             except Stopped as stopped:
-                self._end("stopped", None, str(stopped))
+                self._end_early("stopped", str(stopped))
                 raise
             except KeyboardInterrupt:
-                self._end("stopped", None, "interrupted before it could save")
+                self._end_early("stopped", "interrupted before it could save")
                 raise
             except Exception as error:
-                with suppress(OSError):  # a full disk must not hide why the run failed
-                    self._end("failed", None, f"{type(error).__name__}: {error}")
-                raise
-            self._end("finished", training.step, None)
+                told = of_the_disk(error, self.directory.path) or error
+                self._end_early("failed", f"{type(told).__name__}: {told}")
+                raise told from told.__cause__
         return self.directory.path
 
     def asked(self) -> int:
@@ -103,8 +103,12 @@ class Run:
         if self.processes.main:
             self.directory.set_state(state, step, error)
 
-    def _end(self, state: State, step: int | None, error: str | None) -> None:
-        self._say(state, self.directory.state().step if step is None else step, error)
+    def _end_early(self, state: State, error: str) -> None:
+        with suppress(OSError):  # a full disk must not hide why the run ends
+            self._end(state, self.directory.state().step, error)
+
+    def _end(self, state: State, step: int, error: str | None) -> None:
+        self._say(state, step, error)
         if self.processes.main:
             self.registry.hook.run_ended(run=self, state=state)
 
@@ -132,7 +136,7 @@ class Training:
             run.note(advice)
         _choose(run, parts)
         cache = open_cache(run, parts)
-        step = restore(run, parts)
+        step = restore(run, parts, cache)
         return cls(run, parts, cache, step, step)
 
     def to_the_end(self) -> None:

@@ -8,8 +8,9 @@ import json
 import os
 import re
 import socket
+import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -87,6 +88,8 @@ class RunDirectory:
             raise UserError(f"{self.path} is a file: choose another place with --run DIR")
         present = {entry.name for entry in self.path.iterdir()}
         if CONFIG in present:
+            if (holder := self._holder()) and holder != _me():
+                raise UserError(self._in_use(holder))
             way = f"go on with it by `trimtab resume {self.path}`"
             stood = self.state()
             if stood.state == "failed" and stood.step == 0:
@@ -137,6 +140,28 @@ class RunDirectory:
         """Replace the resolved run file, when a choice made at start becomes part of it."""
         write_atomically(self.path / CONFIG, text)
 
+    def _in_use(self, holder: str) -> str:
+        return f"run {self.path} is in use by {holder}: wait until it ends, or stop it"
+
+    def _holder(self) -> str | None:
+        """Who is at work here, by what the lock says. The dead of this host do not count."""
+        with suppress(FileNotFoundError, ProcessLookupError):
+            said = (self.path / _LOCK).read_text(encoding="utf-8").strip()
+            match = re.fullmatch(r"process ([0-9]+) on (.+)", said)
+            if match and match[2] == socket.gethostname():
+                with suppress(PermissionError):  # it is another user's
+                    os.kill(int(match[1]), 0)
+            return said if match else None
+        return None
+
+    def _awaited_holder(self) -> str:
+        """Who has just taken the lock. It says so at once."""
+        for _ in range(100):
+            if said := self._holder():
+                return said
+            time.sleep(0.01)
+        return "another process"
+
     @contextmanager
     def lock(self) -> Iterator[None]:
         """Keep every other process out. The lock of a process that died is free.
@@ -153,14 +178,11 @@ class RunDirectory:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             os.close(descriptor)
-            holder = file.read_text(encoding="utf-8").strip() or "another process"
-            raise UserError(
-                f"run {self.path} is in use by {holder}: wait until it ends, or stop it"
-            ) from None
+            raise UserError(self._in_use(self._awaited_holder())) from None
         _held.add(descriptor)
         try:
             os.ftruncate(descriptor, 0)
-            os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
+            os.write(descriptor, f"{_me()}\n".encode())
             for folder in (self.path, self.checkpoints):
                 if folder.is_dir():
                     remove_leftovers(folder)
@@ -181,8 +203,8 @@ class RunDirectory:
         if not file.exists():
             return RunState("running", 0)
         try:
-            return RunState(**read_json(file))
-        except (DamagedFile, TypeError) as error:
+            return _checked(RunState(**read_json(file)))
+        except (DamagedFile, TypeError, ValueError) as error:
             raise RunError(
                 f"{file} does not say how the run stands ({error}): delete it, then resume"
             ) from error
@@ -238,6 +260,16 @@ class RunDirectory:
 
     def _log_file(self, name: Log) -> Path:
         return self.path / f"{name}.jsonl"
+
+
+def _checked(state: RunState) -> RunState:
+    if state.state not in get_args(State) or type(state.step) is not int:
+        raise ValueError(f"{state.state!r} at step {state.step!r}")
+    return state
+
+
+def _me() -> str:
+    return f"process {os.getpid()} on {socket.gethostname()}"
 
 
 _held: set[int] = set()

@@ -122,7 +122,7 @@ def dump_plan(plan: Plan) -> str:
         {"name": stage.name, **stage.run.model_dump(mode="json", exclude={"plugins", "run"})}
         for stage in plan.stages
     ]
-    return write({**whole, "stages": stages})
+    return write({"stages": stages, **whole})
 
 
 def _text(path: Path) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,8 +19,9 @@ from trimtab.core.checkpoint import (
     save_checkpoint,
 )
 from trimtab.core.errors import RunError
-from trimtab.core.files import read_json, write_json
+from trimtab.core.files import DamagedFile, read_json, write_json
 from trimtab.core.reference_cache import ReferenceCache
+from trimtab.core.rundir import CONFIG
 from trimtab.core.statedict import flatten_state, unflatten_state
 
 if TYPE_CHECKING:
@@ -48,6 +51,8 @@ def save(run: Run, parts: Parts, cache: ReferenceCache | None, step: int) -> Non
         "objective": parts.objective.state,
         "schedule": flatten_state(parts.loop.schedule.state_dict())[1],
         "logs": run.directory.positions(),
+        "config": run.file.model_dump(mode="json"),
+        "shards": cache.visible if cache else [],
     }
     save_checkpoint(
         run.directory.checkpoints,
@@ -69,10 +74,11 @@ def _check_finite(parts: Parts, step: int) -> None:
                 )
 
 
-def restore(run: Run, parts: Parts) -> int:
+def restore(run: Run, parts: Parts, cache: ReferenceCache | None) -> int:
     """Put a run where its newest checkpoint that verifies was, to the bit; return its step.
 
-    Every checkpoint passed over is noted. Without one, the run is at its start.
+    Every checkpoint passed over is noted. Without one, the run is at its start. Noted too is what
+    the run file says otherwise now, and which cached log-probs are gone.
     """
     checkpoint, messages = newest(run.directory.checkpoints)
     for message in messages:
@@ -91,8 +97,31 @@ def restore(run: Run, parts: Parts) -> int:
         source.restore(state["sources"][name])
     parts.objective.state = state["objective"]
     run.rewind(state["logs"])
+    for message in _otherwise(run, cache, state):
+        run.note(message)
     run.note(f"resumed from step {checkpoint.step}")
     return checkpoint.step
+
+
+def _otherwise(run: Run, cache: ReferenceCache | None, state: Any) -> Iterator[str]:
+    """What is not as it was when the checkpoint was saved, though the run can go on."""
+    for key, was, now in _changes(state["config"], run.file.model_dump(mode="json")):
+        yield f"{CONFIG} has changed since step {state['step']}: {key} is {now!r} and was {was!r}"
+    saved, here = set(state["shards"]), set(cache.visible if cache else ())
+    for name in sorted(saved - here):
+        yield f"the reference cache has lost {name}: its log-probs are computed again"
+    for name in sorted(here - saved):
+        if cache and not name.startswith(cache.run_id):
+            yield f"{name} of the reference cache is read, and was not before"
+
+
+def _changes(was: Any, now: Any, key: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """(dotted key, old value, new value) wherever two run files differ."""
+    if isinstance(was, dict) and isinstance(now, dict):
+        for name in sorted(was.keys() | now.keys()):
+            yield from _changes(was.get(name), now.get(name), f"{key}.{name}".lstrip("."))
+    elif was != now:
+        yield key, was, now
 
 
 def _restore_optimizer(parts: Parts, checkpoint: Checkpoint, schedule_state: Any) -> None:
@@ -132,7 +161,7 @@ def open_cache(run: Run, parts: Parts) -> ReferenceCache | None:
     if reference is None or known is None or not parts.source.fixed:
         return None
     path = run.directory.path / f"reference_cache{run.processes.suffix}.json"
-    settled: dict[str, Any] = read_json(path) if path.exists() else {}
+    settled = _settled(path) if path.exists() else {}
     cache = ReferenceCache(
         cache_dir() / "reference",
         known,
@@ -145,3 +174,18 @@ def open_cache(run: Run, parts: Parts) -> ReferenceCache | None:
         run.note(warning)
     parts.loop.reference = CachedReference(reference, cache)
     return cache
+
+
+def _settled(path: Path) -> dict[str, Any]:
+    """What ``reference_cache.json`` says of the cache that this run reads."""
+    try:
+        settled = read_json(path)
+        if not isinstance(settled, dict) or not isinstance(settled.get("visible"), list):
+            raise DamagedFile(f"{path} has no list of shards")
+        if not all(isinstance(name, str) for name in (settled.get("run_id"), *settled["visible"])):
+            raise DamagedFile(f"{path} has a name that is no text")
+    except DamagedFile as error:
+        raise RunError(
+            f"{error}. Delete it, then resume: the run reads what is in the cache then"
+        ) from error
+    return settled

@@ -6,7 +6,7 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 from trimtab.core.errors import TrimtabError
@@ -32,7 +32,8 @@ class Stop:
         if self.number is not None and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.number = number
-        os.write(2, _NOTICE)  # print() may be what the signal interrupted
+        with suppress(OSError):  # the terminal may be gone
+            os.write(2, _NOTICE)  # print() may be what the signal interrupted
 
 
 @contextmanager

@@ -213,7 +213,7 @@ def test_a_second_process_is_kept_out_and_told_who_is_in(tmp_path: Path) -> None
             run.lock(),
         ):
             pass
-        with pytest.raises(UserError, match="holds a run already"):
+        with pytest.raises(UserError, match=f"in use by process {process.pid} on"):
             make(run.path)
 
 
@@ -276,7 +276,18 @@ def test_the_state_is_what_was_said_last(tmp_path: Path) -> None:
     assert run.state() == RunState("running", 0, None)
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"state": "running"}', '{"a": 1}'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "{",
+        "[]",
+        '{"state": "running"}',
+        '{"a": 1}',
+        '{"state": "finishee", "step": 1}',
+        '{"state": "running", "step": "1"}',
+    ],
+)
 def test_a_damaged_state_says_what_to_do(tmp_path: Path, text: str) -> None:
     run = make(tmp_path / "a")
     (run.path / "run.json").write_text(text)

@@ -163,7 +163,8 @@ def whole_state(run: Path) -> dict[str, Any]:
     """Everything that a run has come to, but for its clock and its name.
 
     Files of tensors are given by their bytes. What holds the times of day, or lengths of lines
-    that hold them, is left out: ``seconds``, the positions in the logs, the manifests.
+    that hold them, is left out: ``seconds``, the positions in the logs, the manifests. So are the
+    paths and the random names that a checkpoint notes.
     """
     state: dict[str, Any] = {}
     for file in sorted(path for path in run.rglob("*") if path.is_file()):
@@ -177,7 +178,8 @@ def whole_state(run: Path) -> dict[str, Any]:
         elif file.name in ("evals.jsonl", "samples.jsonl"):
             state[name] = lines(file)
         elif file.parent.parent.name == "checkpoints" and file.name == "run.json":
-            state[name] = {**json.loads(file.read_text()), "logs": None}
+            saved = json.loads(file.read_text())
+            state[name] = {**saved, "logs": None, "config": None, "shards": None}
         elif not file.name.startswith(("MANIFEST", "reference_cache", "run.lock")):
             state[name] = file.read_text().replace(str(run), "RUN")
     return state

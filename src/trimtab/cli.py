@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import signal
 import sys
 import warnings
 
@@ -51,6 +52,7 @@ def build() -> typer.Typer:
 
 def main() -> None:
     """Run one command. Exit status: 0, 1 it failed, 2 bad input, 130 Ctrl-C, 143 SIGTERM."""
+    signal.signal(signal.SIGTERM, _terminated)
     debug = os.environ.get("TRIMTAB_DEBUG") == "1"
     if not debug:
         warnings.formatwarning = _plain_warning
@@ -62,6 +64,10 @@ def main() -> None:
         if debug:
             raise
         sys.exit(_report(error))
+
+
+def _terminated(number: int, _: object) -> None:
+    sys.exit(128 + number)
 
 
 def _report(error: Exception) -> int:

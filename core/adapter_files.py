@@ -1,0 +1,38 @@
+"""What a PEFT folder must hold before PEFT reads it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+
+from trimtab.core.errors import UserError
+from trimtab.core.files import DamagedFile, read_json
+
+WEIGHTS = "adapter_model.safetensors"
+
+
+def check_adapter(folder: Path) -> None:
+    """Raise ``UserError`` unless the folder holds settings and whole safetensors.
+
+    Without those PEFT would take ``adapter_model.bin``, a pickle, which can run code. It would
+    also import the module that ``megatron_core`` names.
+    """
+    try:
+        settings = read_json(folder / "adapter_config.json")
+    except DamagedFile as error:
+        raise UserError(f"{folder} holds no PEFT adapter: {error}") from error
+    if not isinstance(settings, dict):
+        raise UserError(f"{folder} holds no PEFT adapter: adapter_config.json has no settings")
+    if settings.get("megatron_config") is not None:
+        raise UserError(f"{folder}: adapters of Megatron are not read, for they name code to run")
+    if not (folder / WEIGHTS).is_file():
+        raise UserError(
+            f"{folder} holds no {WEIGHTS}. Weights are read from safetensors alone: other formats "
+            "can run code when they are loaded"
+        )
+    try:
+        with safe_open(folder / WEIGHTS, framework="pt"):
+            pass
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{folder / WEIGHTS} cannot be read: {error}") from error

@@ -1,0 +1,250 @@
+"""Damaged files of a run are refused by name, or what they held is recovered: never in silence."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import warm
+from faults import damages
+from faults.commands import file_of, learned, own, resume, state_of, train
+from safetensors.torch import load_file, save_file
+from worlds import differences
+
+CHECKPOINT = (
+    "MANIFEST.json",
+    "optimizer.json",
+    "optimizer.safetensors",
+    "roles/policy.safetensors",
+    "run.json",
+)
+ADAPTER = "adapter/adapter_model.safetensors"
+
+
+@pytest.fixture(scope="module")
+def whole(world, tmp_path_factory):
+    """A run of DPO, which has a reference cache too, that was never interrupted."""
+    return learned(world, tmp_path_factory.mktemp("whole"))
+
+
+@pytest.fixture(scope="module")
+def stopped(whole, tmp_path_factory):
+    """The same, stopped after step 3: checkpoints 2 and 3 are kept."""
+    return train(file_of(whole), tmp_path_factory.mktemp("stopped") / "run", "3:SIGTERM")
+
+
+@pytest.fixture
+def run(stopped, tmp_path):
+    """A copy of it, with its cache."""
+    shutil.copytree(stopped.parent, tmp_path / "copy")
+    return tmp_path / "copy/run"
+
+
+def refused(run: Path, status: int) -> str:
+    """What a resume says that is refused."""
+    ended = warm.trimtab("resume", run, **own(run))
+    assert ended.status == status, ended.output
+    assert "Traceback" not in ended.output and "a fault of trimtab" not in ended.output
+    return " ".join(ended.output.split())
+
+
+def test_the_files_of_a_checkpoint(stopped):
+    for step in (2, 3):
+        folder = stopped / f"checkpoints/step-{step}"
+        found = [p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()]
+        assert sorted(found) == sorted(CHECKPOINT)
+
+
+SOME = [("optimizer.safetensors", damages.flipped), ("MANIFEST.json", damages.swapped)]
+
+
+@pytest.mark.parametrize(
+    "name, damage",
+    [
+        pytest.param(name, damage, marks=() if (name, damage) in SOME else pytest.mark.slow)
+        for name in CHECKPOINT
+        for damage in damages.ALL
+    ],
+)
+def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(run, whole, name, damage):
+    checkpoints = run / "checkpoints"
+    damage(checkpoints / "step-3" / name, checkpoints / "step-2" / name)
+    said = resume(run)
+    assert f"{checkpoints / 'step-3'} is damaged: " in said
+    assert "resumed from step 2" in said
+    assert differences(run, whole) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CHECKPOINT)
+@pytest.mark.parametrize("damage", damages.EXCEPT_SWAPPED)
+def test_without_a_checkpoint_that_verifies_the_run_starts_again(run, whole, name, damage):
+    for step in (2, 3):
+        damage(run / f"checkpoints/step-{step}" / name, run)
+    said = resume(run)
+    assert said.count("is damaged: ") == 2
+    assert "no checkpoint verifies: the run starts again" in said
+    assert differences(run, whole) == []
+
+
+@pytest.mark.parametrize(
+    "damage, status, said",
+    [
+        (damages.missing, 2, "is not a run directory: it has no config.yaml"),
+        (damages.empty, 2, "data"),
+        (damages.halved, 2, "config.yaml"),
+    ],
+)
+def test_a_damaged_config_is_refused(run, damage, status, said):
+    before = (run / "run.json").read_text()
+    damage(run / "config.yaml", run)
+    assert said in refused(run, status)
+    assert (run / "run.json").read_text() == before
+
+
+@pytest.mark.slow
+def test_a_config_cut_off_anywhere_is_refused(run, whole):
+    text = (run / "config.yaml").read_text()
+    for lines in range(text.count("\n")):
+        (run / "config.yaml").write_text("".join(text.splitlines(keepends=True)[:lines]))
+        refused(run, 2)
+    (run / "config.yaml").write_text(text)
+    resume(run)
+    assert differences(run, whole) == []
+
+
+def test_a_config_that_says_something_else_is_noted(run):
+    text = (run / "config.yaml").read_text()
+    (run / "config.yaml").write_text(text.replace("learning_rate: 0.01", "learning_rate: 0.03"))
+    said = resume(run)
+    assert "config.yaml has changed since step 3: train.learning_rate is 0.03 and was 0.01" in said
+
+
+@pytest.mark.parametrize("damage", [damages.missing, damages.empty, damages.halved])
+def test_a_damaged_run_json_is_refused_and_can_be_deleted(run, whole, damage):
+    file = run / "run.json"
+    damage(file, run)
+    if file.exists():
+        said = refused(run, 1)
+        assert "run.json does not say how the run stands" in said
+        assert "delete it, then resume" in said
+        file.unlink()
+    resume(run)
+    assert differences(run, whole) == []
+
+
+@pytest.mark.slow
+def test_no_flipped_bit_of_run_json_changes_what_a_run_comes_to(run, whole):
+    """Either it is refused, or it says something of the past that a resume replaces."""
+    content = (run / "run.json").read_bytes()
+    statuses = []
+    for position in range(0, len(content) * 8, 37):
+        damaged = bytearray(content)
+        damaged[position // 8] ^= 1 << position % 8
+        (run / "run.json").write_bytes(damaged)
+        ended = warm.trimtab("resume", run, **own(run))
+        statuses.append(ended.status)
+        assert ended.status in (0, 1), ended.output
+        if ended.status == 0:
+            assert differences(run, whole) == []
+    assert set(statuses) == {0, 1}
+
+
+def test_a_run_that_says_finished_without_a_result_goes_on(run, whole):
+    state = json.loads((whole / "run.json").read_text())
+    (run / "run.json").write_text(json.dumps(state))
+    assert "resumed from step 3" in resume(run)
+    assert differences(run, whole) == []
+
+
+def test_half_a_line_after_the_checkpoint_is_cut_off(run, whole):
+    with open(run / "metrics.jsonl", "a") as file:
+        file.write('{"step": 4, "seconds": 0.1, "lo')
+    resume(run)
+    assert differences(run, whole) == []
+
+
+@pytest.mark.parametrize("damage", [damages.missing, damages.empty, damages.halved])
+def test_lost_lines_of_a_log_are_told_and_the_weights_are_the_same(run, whole, damage):
+    damage(run / "metrics.jsonl", run)
+    said = resume(run)
+    assert (
+        "metrics.jsonl should have" in said and "lines from before the checkpoint are lost" in said
+    )
+    assert differences(run, whole) == ["metrics.jsonl"]
+
+
+@pytest.mark.parametrize("name", ["data.json", "env.json", "config.source.yaml", "run.lock"])
+def test_what_only_informs_may_be_missing(run, whole, name):
+    (run / name).unlink()
+    resume(run)
+    assert set(differences(run, whole)) <= {name}
+
+
+@pytest.mark.parametrize("damage", damages.EXCEPT_SWAPPED)
+def test_a_damaged_reference_cache_json_is_refused_or_told(run, whole, damage):
+    file = run / "reference_cache.json"
+    damage(file, run)
+    ended = warm.trimtab("resume", run, **own(run))
+    said = " ".join(ended.output.split())
+    if damage in (damages.empty, damages.halved):
+        assert ended.status == 1 and "reference_cache.json is" in said
+        assert "Delete it, then resume" in said
+        file.unlink()
+        resume(run)
+    else:
+        assert ended.status == 0, said
+        assert damage is damages.missing or "the reference cache has lost" in said
+    assert differences(run, whole) == []
+
+
+def shards(run: Path) -> list[Path]:
+    return sorted(Path(own(run)["TRIMTAB_CACHE"]).rglob("*.safetensors"))
+
+
+@pytest.mark.parametrize("damage", damages.ALL)
+def test_a_damaged_shard_of_the_reference_cache_is_told_and_never_used(run, whole, damage):
+    first, last = shards(run)[0], shards(run)[-1]
+    assert first != last
+    rows = load_file(last)
+    rows["values"] += 1
+    other = run.parent / "other.safetensors"
+    save_file(rows, other)
+    damage(first, other)
+    said = resume(run)
+    assert f"{first.name}" in said and "computed again" in said
+    assert differences(run, whole) == []
+
+
+def test_a_death_in_the_finish_leaves_no_half_of_an_adapter(run, whole, tmp_path):
+    """What a death leaves there has another name; a half of one under that name is replaced."""
+    staged = run / ".staging-adapter-0123abcd"
+    shutil.copytree(whole / "adapter", staged)
+    shutil.copytree(whole / "adapter", run / "adapter")
+    for folder in (staged, run / "adapter"):
+        damages.halved(folder / "adapter_model.safetensors", run)
+    resume(run)
+    assert not staged.exists()
+    assert differences(run, whole) == []
+
+
+@pytest.mark.parametrize(
+    "name, damage, said",
+    [
+        ("adapter_model.safetensors", damages.missing, "holds no adapter_model.safetensors"),
+        ("adapter_model.safetensors", damages.empty, "cannot be read"),
+        ("adapter_model.safetensors", damages.halved, "cannot be read"),
+        ("adapter_config.json", damages.missing, "holds no PEFT adapter"),
+        ("adapter_config.json", damages.empty, "holds no PEFT adapter"),
+        ("adapter_config.json", damages.halved, "holds no PEFT adapter"),
+    ],
+)
+def test_a_damaged_adapter_is_no_start(world, whole, tmp_path, name, damage, said):
+    adapter = shutil.copytree(whole / "adapter", tmp_path / "start")
+    damage(adapter / name, adapter)
+    file = world.file(tmp_path / "run.yaml", model={"start": str(adapter)})
+    ended = warm.trimtab("train", file, "--run", tmp_path / "run")
+    assert ended.status == 2 and said in ended.output, ended.output
+    assert state_of(tmp_path / "run") == ("failed", 0)
