@@ -17,6 +17,7 @@ from trimtab.core.config import DataConfig, RolloutConfig
 from trimtab.core.model import load_tokenizer
 from trimtab.core.source import Setting
 from trimtab.plugins.sources.dataset import DatasetConfig, DatasetSource
+from trimtab.plugins.sources.rows import BadRow
 
 WORDS = [
     "<s>",
@@ -104,4 +105,7 @@ def encoded(
     kind = kind_of(batch)
     assert kind is not None
     encoder = Encoder(tokenizer or smollm(), DataConfig(train="a row", **data))
-    return encoder.encode([kind.example(columns)])[0]
+    try:
+        return encoder.encode([kind.example(columns)])[0]
+    except BadRow as fault:
+        return fault

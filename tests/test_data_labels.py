@@ -39,6 +39,19 @@ def test_a_conversation_may_be_labelled_whole():
     assert encoded(parts, Labelled) == whole
 
 
+def test_the_label_of_a_long_conversation_is_of_its_last_answer():
+    call = {"role": "assistant", "content": "Let me see."}
+    tool = {"role": "tool", "content": "4"}
+    columns = {
+        "messages": [*turns("Hi", "Yo", "So?"), call, tool, *answer("Four"), *turns("Thanks")],
+        "label": 0,
+    }
+    parts = {"prompt": turns("Hi", "Yo", "So?"), "completion": [call, tool, *answer("Four")]}
+    assert encoded(columns, Labelled) == encoded({**parts, "label": 0}, Labelled)
+    odd = {"messages": [*turns("Hi", "Yo"), *turns("So?"), tool, *answer("Four")], "label": 0}
+    assert str(encoded(odd, Labelled)) == "completion begins with a turn of 'tool'"
+
+
 def test_another_name_of_the_label_is_mapped(tmp_path):
     rows = [{"messages": turns(f"Hi {n}", "Yes"), "kto_tag": n % 2 == 0} for n in range(4)]
     said = source(tmp_path, rows, columns={"label": "kto_tag"}).describe()
