@@ -12,11 +12,12 @@ harmful.** This script prints none of them.
 harmful*. ``annotator`` is the file and the column, as ``violence_multi_score:2``; who that was is
 not said, and whether the raters of two files are the same people is not known.
 
-``train.jsonl`` and ``test.jsonl``: pairs of answers to one request, from one file, so that the
-same people scored both. ``chosen`` is the answer that more of them found less harmful, and
-``preference`` is their share, where a tie is half a vote; there is no pair where votes are even.
-At most four pairs a request, the first by a hash of the texts. A fifth of the requests, by a hash
-too, are in ``test.jsonl`` with all their pairs. No pair says who voted.
+``pairs/train.jsonl`` and ``pairs/test.jsonl``, which ``data.train: OUT_FOLDER/pairs`` reads: two
+answers to one request from one file, so that the same people scored both. ``chosen`` is the one
+that more of them found less harmful, and ``preference`` is their share, where a tie is half a
+vote; there is no pair where votes are even. At most four pairs a request, the first by a hash of
+the texts. A fifth of the requests, by a hash too, are in ``test.jsonl`` with all their pairs. No
+pair says who voted.
 
 ``mini_hate_speech.csv`` repeats rows of ``hate_speech_multi_score.csv`` and is not read.
 """
@@ -67,13 +68,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Write human harm scores as ratings and pairs.")
     parser.add_argument("out", type=Path, help="the folder to write to")
     out = parser.parse_args().out
-    out.mkdir(parents=True, exist_ok=True)
+    (out / "pairs").mkdir(parents=True, exist_ok=True)
     answers = [one for name in SHA256 for one in scored(name, _content(name))]
     made = list(pairs(answers))
     for name, rows in (
         ("ratings", list(ratings(answers))),
-        ("train", [row for request, row in made if not is_test(request)]),
-        ("test", [row for request, row in made if is_test(request)]),
+        ("pairs/train", [row for request, row in made if not is_test(request)]),
+        ("pairs/test", [row for request, row in made if is_test(request)]),
     ):
         path = out / f"{name}.jsonl"
         with path.open("w", encoding="utf-8", newline="\n") as file:

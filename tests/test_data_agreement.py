@@ -179,6 +179,8 @@ def test_labels_of_conversations_are_compared(tmp_path):
     said = account(tmp_path, rows)
     assert (said["kind"], said["units"], said["used"]) == ("labels", 2, 6)
     assert said["disagreements"][0]["values"] == {"0": "false", "1": "false", "2": "true"}
+    assert said["disagreements"][0]["prompt"] == "hi"
+    assert said["disagreements"][0]["texts"] == ["no"]
 
 
 @pytest.mark.parametrize(
@@ -210,13 +212,17 @@ def test_a_row_that_cannot_be_used_is_counted_with_its_reason(tmp_path, row, rea
 @pytest.mark.parametrize(
     ("row", "reason"),
     [
-        ({"ranks": [1, 2]}, "ranks are not as many as responses"),
-        ({"ranks": [1, 2, None]}, "ranks is not a number"),
+        ({"ranks": [1, 2]}, "ranks holds 2 entries for 3 responses"),
+        ({"ranks": [1, 2, None]}, "ranks holds null"),
         ({"ranks": 1}, "ranks is a number, not a list"),
-        ({}, "neither ranks nor scores, or both of them"),
-        ({"ranks": [1, 2, 3], "scores": [1, 2, 3]}, "neither ranks nor scores, or both"),
-        ({"ranks": [1], "responses": ["a"]}, "fewer than two responses"),
-        ({"ranks": [1, 2], "responses": ["a", "a"]}, "two completions that are compared are the"),
+        ({}, "no ranks and no scores"),
+        (
+            {"ranks": [1, 2, 3], "scores": [1, 2, 3]},
+            "both ranks and scores: one of them has to go",
+        ),
+        ({"ranks": [1], "responses": ["a"]}, "responses holds fewer than two"),
+        ({"ranks": [1, 2], "responses": ["a", "a"]}, "two responses are the same"),
+        ({"better": [[None] * 3] * 3, "ranks": [1, 2, 3]}, "nothing in it was compared to"),
         ({"ranks": [3, 2, 1], "annotator": 1}, "the annotator judged the same before, with anoth"),
         ({"chosen": "a", "preference": 2}, "no column 'rejected'"),
     ],
@@ -297,3 +303,24 @@ def test_ratings_by_independent_chance_agree_by_chance_at_every_level():
     value_J = generator.integers(-4, 5, len(unit_J)).astype(float)
     for level in LEVELS:
         assert abs(alpha(unit_J, value_J, level, resamples=50).value) < 0.05
+
+
+def test_data_check_converts_and_says_what_came_of_each_row(tmp_path):
+    rows = [*ratings([[1, 2], [2, 4]]), {"prompt": "Alone.", "completion": "x", "rating": 1}]
+    rows = [{**row, "prompt": f"{row['prompt']}\n"} for row in rows]
+    file = write_jsonl(tmp_path / "r.jsonl", rows)
+
+    def check(*options):
+        result = CliRunner().invoke(app, ["check", file, *options])
+        if result.exception and not isinstance(result.exception, SystemExit):
+            raise result.exception
+        return result.stdout
+
+    lines = check("--convert", "ratings-to-pairs").splitlines()
+    assert lines[:3] == [
+        f"{file}: ratings-to-pairs, 5 rows read, 4 used, 1 dropped; 1 rows made, 0 ties",
+        "       1  the only completion of its prompt",
+        f"{file}: pairs, 1 rows read, 1 kept, 0 dropped",
+    ]
+    with pytest.raises(UserError, match="no conversion 'rating-to-pairs'. Did you mean 'ratings"):
+        check("--convert", "rating-to-pairs")

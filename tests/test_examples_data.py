@@ -161,7 +161,7 @@ def test_the_real_harm_scores_make_ratings_and_pairs(tmp_path, monkeypatch, caps
     if installed != harm.VERSION:
         pytest.skip(f"{installed} is not {harm.VERSION}")
     ran(harm, monkeypatch, tmp_path)
-    train, test = lines(tmp_path / "train.jsonl"), lines(tmp_path / "test.jsonl")
+    train, test = (lines(tmp_path / "pairs" / f"{part}.jsonl") for part in ("train", "test"))
     assert (len(train), len(test)) == (267, 51)
     assert all(0.5 < pair["preference"] <= 1 for pair in (*train, *test))
     asked = [{pair["prompt"][0]["content"] for pair in part} for part in (train, test)]

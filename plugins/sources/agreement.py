@@ -5,6 +5,7 @@ Shape suffixes: J = judgements, U = units, C = comparisons (two annotators' judg
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -211,6 +212,14 @@ def _disagreements(found: Judgements, judged_U: Ints, level: Level) -> Iterator[
 
 
 def shortened(text: str) -> str:
-    """The start of a text, on one line."""
-    line = " ".join(text.split())
+    """The start of a text, or of what turns say, on one line."""
+    line = " ".join(_spoken(text).split())
     return line if len(line) <= _SHORT else f"{line[: _SHORT - 3]}..."
+
+
+def _spoken(text: str) -> str:
+    """The contents of turns written as JSON; any other text as it is."""
+    try:
+        return " / ".join(str(turn["content"]) for turn in json.loads(text))
+    except (ValueError, TypeError, KeyError):
+        return text

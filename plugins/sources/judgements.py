@@ -6,21 +6,36 @@ Shape suffix: J = judgements.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from trimtab.core.errors import UserError, suggestion
+from trimtab.plugins.sources import kinds
 from trimtab.plugins.sources.alpha import Floats, Ints, Level
-from trimtab.plugins.sources.formats import renamed
+from trimtab.plugins.sources.formats import (
+    Columns,
+    Example,
+    Side,
+    check_names,
+    full,
+    number_in,
+    preference,
+    present,
+    renamed,
+    side,
+    sides,
+)
+from trimtab.plugins.sources.labels import labelled
+from trimtab.plugins.sources.making import key
+from trimtab.plugins.sources.rankings import ranking
 from trimtab.plugins.sources.rows import BadRow, Dropped, Row, Rows, called
+from trimtab.plugins.sources.said import Label, Preference, Ranking
 
-Columns = Mapping[str, Any]
 ANNOTATOR = "annotator"
 AGAIN = "the annotator judged the same before, alike"
 OTHERWISE = "the annotator judged the same before, with another value"
@@ -69,13 +84,7 @@ def judgements(
     name: str, rows: Rows, feedback: Feedback, columns: Mapping[str, str]
 ) -> Judgements:
     """Read every row. ``columns`` maps our names to the table's."""
-    known = (ANNOTATOR, *feedback.columns)
-    for ours in columns:
-        if ours not in known:
-            raise UserError(
-                f"{feedback.name} have no column {ours!r}.{suggestion(ours, known)} "
-                f"Known: {', '.join(known)}"
-            )
+    check_names(columns, (*feedback.columns, ANNOTATOR), feedback.name)
     given: dict[tuple[Unit, str], tuple[float, int]] = {}
     dropped: list[Dropped] = []
     seen: dict[str, None] = {}
@@ -146,7 +155,7 @@ def _unusable(
 
 
 def _annotator(columns: Columns) -> str:
-    value = _present(columns, ANNOTATOR)
+    value = present(columns, ANNOTATOR)
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     if isinstance(value, bool) or not isinstance(value, str | int | float):
@@ -157,112 +166,63 @@ def _annotator(columns: Columns) -> str:
 
 
 def _rating(columns: Columns) -> list[tuple[Unit, float]]:
-    return [(_completion(columns), _number(_present(columns, "rating"), "rating"))]
+    rating = number_in(present(columns, "rating"))
+    if not math.isfinite(rating):
+        raise BadRow("rating is not a number")
+    completion = side(columns, "completion")
+    prompt: Side = ""
+    if "prompt" in columns:
+        prompt, completion = sides(side(columns, "prompt"), completion)
+    return [(Unit(_key(prompt), (_key(full(completion, "completion")),)), rating)]
 
 
 def _label(columns: Columns) -> list[tuple[Unit, float]]:
-    value = _present(columns, "label")
-    said = {"true": SECOND, "1": SECOND, "false": FIRST, "0": FIRST}.get(str(value).lower())
-    if said is None:
-        raise BadRow("label is neither true nor false")
-    return [(_completion(columns), said)]
+    example = labelled(columns)
+    assert isinstance(example.said, Label)
+    unit = Unit(_key(example.prompt), (_key(example.completions[0]),))
+    return [(unit, SECOND if example.said.desirable else FIRST)]
 
 
 def _pair(columns: Columns) -> list[tuple[Unit, float]]:
-    chosen, rejected = (_text(columns, name) for name in ("chosen", "rejected"))
-    sure = columns.get("preference")
-    preferred = SECOND if sure is None else _number(sure, "preference")
-    if not 0 <= preferred <= 1:
-        raise BadRow("preference is not a probability")
-    return [_compared(_prompt(columns), chosen, rejected, 0.5 - preferred)]
+    example = preference(columns)
+    sure = example.said.probability if isinstance(example.said, Preference) else 1.0
+    return [_compared(example, 0, 1, sure)]
 
 
 def _ranking(columns: Columns) -> list[tuple[Unit, float]]:
-    responses = _listed(columns, "responses")
-    if ("ranks" in columns) == ("scores" in columns):
-        raise BadRow("neither ranks nor scores, or both of them")
-    name, sign = ("ranks", 1) if "ranks" in columns else ("scores", -1)
-    ranks = [sign * _number(rank, name) for rank in _listed(columns, name)]
-    if len(ranks) != len(responses):
-        raise BadRow(f"{name} are not as many as responses")
-    texts = [_text({"responses": response}, "responses") for response in responses]
-    if len(texts) < 2:
-        raise BadRow("fewer than two responses")
-    prompt = _prompt(columns)
-    return [
-        _compared(prompt, texts[i], texts[j], ranks[i] - ranks[j])
-        for i, j in combinations(range(len(texts)), 2)
+    example = ranking(columns)
+    assert isinstance(example.said, Ranking)
+    found = [
+        _compared(example, i, j, probability)
+        for i, j in combinations(range(len(example.completions)), 2)
+        if (probability := example.said.better[i][j]) is not None
     ]
+    if not found:
+        raise BadRow("nothing in it was compared to anything")
+    return found
 
 
-def _compared(prompt: str, one: str, other: str, worse: float) -> tuple[Unit, float]:
-    """The unit of two texts, and which of them was better: ``one`` where ``worse`` < 0."""
-    if one == other:
-        raise BadRow("two completions that are compared are the same")
+def _compared(example: Example, i: int, j: int, probability: float) -> tuple[Unit, float]:
+    """The unit of two completions, and which of them was better."""
+    one, other = _key(example.completions[i]), _key(example.completions[j])
     first, second = sorted((one, other))
-    better = one if worse < 0 else other
-    value = TIE if worse == 0 else {first: FIRST, second: SECOND}[better]
-    return Unit(prompt, (first, second)), value
+    better = one if probability > 0.5 else other
+    value = TIE if probability == 0.5 else {first: FIRST, second: SECOND}[better]
+    return Unit(_key(example.prompt), (first, second)), value
 
 
-def _completion(columns: Columns) -> Unit:
-    return Unit(_prompt(columns), (_text(columns, "completion"),))
-
-
-def _prompt(columns: Columns) -> str:
-    return _text(columns, "prompt", empty=True) if "prompt" in columns else ""
-
-
-def _text(columns: Columns, name: str, *, empty: bool = False) -> str:
+def _key(said: Side) -> str:
     """Text as it is, turns as JSON."""
-    value = _present(columns, name)
-    if not isinstance(value, str | list):
-        raise BadRow(f"{name} is {called(value)}, neither text nor turns")
-    if not value and not empty:
-        raise BadRow(f"{name} is empty")
-    return value if isinstance(value, str) else json.dumps(value, sort_keys=True, default=str)
-
-
-def _listed(columns: Columns, name: str) -> list[Any]:
-    value = _present(columns, name)
-    if not isinstance(value, list):
-        raise BadRow(f"{name} is {called(value)}, not a list")
-    return value
-
-
-def _number(value: Any, name: str) -> float:
-    try:
-        number = math.nan if isinstance(value, bool) or value is None else float(value)
-    except (TypeError, ValueError):
-        number = math.nan
-    if not math.isfinite(number):
-        raise BadRow(f"{name} is not a number")
-    return number
-
-
-def _present(columns: Columns, name: str) -> Any:
-    if name not in columns:
-        raise BadRow(f"no column {name!r}")
-    if columns[name] is None:
-        raise BadRow(f"{name} is null")
-    return columns[name]
+    return said if isinstance(said, str) else key(said)
 
 
 _PREFERRED = {FIRST: "A", TIE: "tie", SECOND: "B"}
 RATINGS = Feedback("ratings", "interval", ("prompt", "completion", "rating"), _rating, {})
 LABELS = Feedback(
-    "labels",
-    "nominal",
-    ("prompt", "completion", "label"),
-    _label,
-    {FIRST: "false", SECOND: "true"},
+    "labels", "nominal", kinds.LABELS.columns, _label, {FIRST: "false", SECOND: "true"}
 )
-PAIRS = Feedback(
-    "pairs", "nominal", ("prompt", "chosen", "rejected", "preference"), _pair, _PREFERRED
-)
-RANKINGS = Feedback(
-    "rankings", "nominal", ("prompt", "responses", "ranks", "scores"), _ranking, _PREFERRED
-)
+PAIRS = Feedback("pairs", "nominal", kinds.PAIRS.columns, _pair, _PREFERRED)
+RANKINGS = Feedback("rankings", "nominal", kinds.RANKINGS.columns, _ranking, _PREFERRED)
 FEEDBACK = (RATINGS, LABELS, PAIRS, RANKINGS)
 
 

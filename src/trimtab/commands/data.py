@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -29,7 +30,7 @@ File = Annotated[
 ]
 KindName = Annotated[
     str | None,
-    typer.Option("--kind", help="pairs or demonstrations; else as the columns look."),
+    typer.Option("--kind", help="demonstrations, pairs, labels, rankings, prompts; else guessed."),
 ]
 Model = Annotated[
     str, typer.Option("--model", help="Whose tokenizer and chat template; not for run files.")
@@ -37,6 +38,9 @@ Model = Annotated[
 Mapping = Annotated[
     list[str] | None,
     typer.Option("--column", metavar="OURS=THEIRS", help="As data.columns; may be repeated."),
+]
+ConversionName = Annotated[
+    str | None, typer.Option("--convert", help="As data.convert: pairs-to-labels, for one.")
 ]
 FeedbackName = Annotated[
     str | None,
@@ -59,13 +63,14 @@ def check(
     kind: KindName = None,
     model: Model = "smollm2-135m-instruct",
     column: Mapping = None,
+    convert: ConversionName = None,
     as_json: AsJson = False,
 ) -> None:
     """Count the rows that are read, kept and dropped, with the reason for every one dropped."""
     if _is_run_file(file):
         corpora = _of_run_file(Path(file))
     else:
-        corpora = [_of_rows(file, kind, model, dict(map(assignment, column or ())))]
+        corpora = [_of_rows(file, kind, model, dict(map(assignment, column or ())), convert)]
     if as_json:
         typer.echo(json.dumps(_account(corpora)))
     else:
@@ -113,12 +118,24 @@ def _is_run_file(file: str) -> bool:
     return Path(file).suffix in (".yaml", ".yml")
 
 
-def _of_rows(name: str, kind: str | None, model: str, columns: dict[str, str]) -> Corpus:
+def _of_rows(
+    name: str, kind: str | None, model: str, columns: dict[str, str], convert: str | None
+) -> Corpus:
     from trimtab.core.config import DataConfig, ModelConfig
+    from trimtab.core.errors import UserError, suggestion
+    from trimtab.plugins.sources.convert import CONVERSIONS
     from trimtab.plugins.sources.kinds import named
     from trimtab.plugins.sources.tables import kind_in
 
-    config = DataConfig(train=name, holdout=0.0, eval_limit=None, columns=columns)
+    given: dict[str, Any] = {"train": name, "columns": columns, "convert": convert}
+    if convert is not None:
+        if convert not in CONVERSIONS:
+            raise UserError(
+                f"no conversion {convert!r}.{suggestion(convert, CONVERSIONS)} "
+                f"Known: {', '.join(CONVERSIONS)}"
+            )
+        kind = kind or CONVERSIONS[convert].makes[0]
+    config = DataConfig(holdout=0.0, eval_limit=None, **given)
     chosen = named(kind) if kind else kind_in(name, columns)
     return _corpus(config, chosen, ModelConfig(name=model))
 
@@ -172,6 +189,14 @@ def _page(corpus: Corpus) -> str:
 
     lines = []
     for report in corpus.reports:
+        made = report.conversion
+        if made:
+            lines.append(
+                f"{report.name}: {made.name}, {made.read} rows read, {made.used} used, "
+                f"{len(made.dropped)} dropped; {made.made} rows made, {made.ties} ties"
+            )
+            reasons = Counter(row.reason for row in made.dropped)
+            lines += [f"  {count:>6}  {reason}" for reason, count in reasons.most_common()]
         lines.append(
             f"{report.name}: {report.kind.name}, {report.read} rows read, {report.kept} kept, "
             f"{len(report.dropped)} dropped"
