@@ -115,6 +115,17 @@ def test_a_second_process_is_refused(whole, tmp_path):
     assert differences(run, whole) == []
 
 
+@pytest.mark.parametrize("objective", ["dpo", pytest.param("kto", marks=pytest.mark.slow)])
+def test_a_base_in_nf4_resumes_to_the_bit(world, tmp_path, objective):
+    whole = learned(world, tmp_path, objective, model={"quantization": "nf4"})
+    assert state_of(whole) == ("finished", STEPS)
+    (tmp_path / "stopped").mkdir()
+    for step in (1, 3):
+        run = train(file_of(whole), tmp_path / "stopped" / str(step), f"{step}:SIGTERM")
+        resume(run)
+        assert differences(run, whole) == []
+
+
 @pytest.mark.parametrize("key, value", [("learning_rate", 0.02), ("weight_decay", 0.1)])
 def test_a_resume_obeys_config_yaml(whole, tmp_path, key, value):
     run = train(file_of(whole), tmp_path / "run", "2:SIGTERM")

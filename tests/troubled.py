@@ -42,8 +42,11 @@ def provide_objectives() -> Sequence[type]:
 
 @hookimpl
 def run_started(run: Any) -> None:
-    """Let the process have only so many more megabytes than it has: ``MEGABYTES=100``."""
+    """Limit the process: ``MEGABYTES=100`` more than it has, files of ``FILE_BYTES=400``."""
     if "MEGABYTES" in os.environ:
         pages = int(Path("/proc/self/statm").read_text().split()[0])
         limit = pages * resource.getpagesize() + int(os.environ["MEGABYTES"]) * 2**20
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    if "FILE_BYTES" in os.environ:
+        limit = int(os.environ["FILE_BYTES"])
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))

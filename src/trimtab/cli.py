@@ -60,14 +60,20 @@ def main() -> None:
         build()(prog_name="trimtab")
     except KeyboardInterrupt:
         sys.exit(130)
+    except _Terminated:
+        sys.exit(143)
     except Exception as error:
         if debug:
             raise
         sys.exit(_report(error))
 
 
+class _Terminated(BaseException):
+    """SIGTERM came. Nothing that handles errors catches it."""
+
+
 def _terminated(number: int, _: object) -> None:
-    sys.exit(128 + number)
+    raise _Terminated
 
 
 def _report(error: Exception) -> int:
