@@ -264,6 +264,8 @@ def test_what_is_no_judgement_is_refused(tmp_path):
         UserError, match="2100 different values are too many for the level 'ratio'"
     ):
         account(tmp_path, many, "--level", "ratio")
+    with pytest.raises(UserError, match="'ratio' has no negative values"):
+        account(tmp_path, ratings([[-1, 1], [1, 1]]), "--level", "ratio")
 
 
 @pytest.mark.parametrize(
@@ -300,7 +302,7 @@ def test_a_run_file_names_its_rows_and_columns(tmp_path):
 def test_ratings_by_independent_chance_agree_by_chance_at_every_level():
     generator = np.random.default_rng(0)
     unit_J = np.repeat(np.arange(20_000), 10)
-    value_J = generator.integers(-4, 5, len(unit_J)).astype(float)
+    value_J = generator.integers(1, 10, len(unit_J)).astype(float)
     for level in LEVELS:
         assert abs(alpha(unit_J, value_J, level, resamples=50).value) < 0.05
 

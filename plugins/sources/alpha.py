@@ -49,6 +49,8 @@ def alpha(unit_J: Ints, value_J: Floats, level: Level, resamples: int = RESAMPLE
     """
     domain_V, counts_UV = _counts(unit_J, value_J)
     counts_UV = counts_UV[_totals(counts_UV) >= 2]
+    if level == "ratio" and domain_V[0] < 0:
+        raise UserError("the level 'ratio' has no negative values: take the level 'interval'")
     if level == "ratio" and len(domain_V) > _MOST_RATIOS:
         raise UserError(
             f"{len(domain_V)} different values are too many for the level 'ratio' "

@@ -105,7 +105,7 @@ def judgements(
     if not given:
         raise UserError(_unusable(name, feedback, read, dropped, seen, columns))
     units = {unit: index for index, unit in enumerate(dict.fromkeys(unit for unit, _ in given))}
-    annotators = {who: index for index, who in enumerate(sorted({who for _, who in given}))}
+    annotators = {who: index for index, who in enumerate(_in_order(who for _, who in given))}
     return Judgements(
         feedback,
         list(units),
@@ -117,6 +117,13 @@ def judgements(
         read,
         read - len(dropped),
         dropped,
+    )
+
+
+def _in_order(annotators: Iterable[str]) -> list[str]:
+    """Numbers by size, then names."""
+    return sorted(
+        set(annotators), key=lambda who: (int(who) if who.isdecimal() else math.inf, who)
     )
 
 
