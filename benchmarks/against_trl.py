@@ -2,8 +2,8 @@
 
     python -m trimtab.benchmarks.against_trl --objective kto --shape short --dtype float32
 
-TRL is measured at its defaults and at its best: its fastest and its smallest micro-batch and
-checkpointing, found by trying all of them. Every measurement is a process of its own.
+Both are measured at their defaults and at their best: their fastest and their smallest micro-batch
+and checkpointing, found by trying them. Every measurement is a process of its own.
 """
 
 from __future__ import annotations
@@ -17,7 +17,9 @@ from trimtab.benchmarks.job import REFERRING, Job, Result, in_own_process
 from trimtab.benchmarks.machine import machine
 from trimtab.core.embedded import NAME
 
-FASTEST, SMALLEST = "TRL, fastest", "TRL, smallest"
+FASTEST, SMALLEST = "fastest", "smallest"
+TOKENS = (128, 256, 512, 1024)
+"""Of a forward of ours: the sizes that are tried."""
 
 
 def ours(job: Job) -> list[Job]:
@@ -54,26 +56,42 @@ def candidates(job: Job) -> list[Job]:
     ]
 
 
+def own_candidates(job: Job) -> list[Job]:
+    """Ours with several sizes of a forward, checkpointing off, and the least with it on."""
+    settings = [(TOKENS[0], True), *((tokens, False) for tokens in TOKENS)]
+    return [
+        job.model_copy(
+            update={
+                "arm": f"Trimtab, {tokens} tokens{', checkpointing' if checkpointing else ''}",
+                "system": "trimtab",
+                "micro_tokens": tokens,
+                "checkpointing": checkpointing,
+                "steps": 1,
+                "warmup": 1,
+            }
+        )
+        for tokens, checkpointing in settings
+    ]
+
+
 def best(job: Job, tried: list[Result]) -> list[Job]:
-    """TRL's fastest and its smallest, and its fastest with precomputed log-probs."""
+    """A system's fastest and its smallest; TRL's fastest with precomputed log-probs, too."""
     fastest = min(tried, key=lambda one: min(one.seconds)).job
     smallest = min(tried, key=lambda one: one.peak).job
     chosen = [_like(fastest, job, FASTEST), _like(smallest, job, SMALLEST)]
-    if job.objective in REFERRING:
+    if fastest.system == "trl" and job.objective in REFERRING:
         known = _like(fastest, job, f"{FASTEST}, precomputed reference")
         chosen.append(known.model_copy(update={"reference": "warm"}))
     return chosen
 
 
-def _like(found: Job, job: Job, name: str) -> Job:
-    how = f"micro-batch {found.micro_rows}, checkpointing {'on' if found.checkpointing else 'off'}"
-    return job.model_copy(
-        update={
-            "arm": f"{name} ({how})",
-            "micro_rows": found.micro_rows,
-            "checkpointing": found.checkpointing,
-        }
-    )
+def _like(found: Job, job: Job, what: str) -> Job:
+    """What was found, measured as long as the others."""
+    theirs = found.system == "trl"
+    size = f"micro-batch {found.micro_rows}" if theirs else f"{found.micro_tokens} tokens"
+    how = f"{size}, checkpointing {'on' if found.checkpointing else 'off'}"
+    arm = f"{'TRL' if theirs else 'Trimtab'}, {what} ({how})"
+    return found.model_copy(update={"arm": arm, "steps": job.steps, "warmup": job.warmup})
 
 
 def measured(job: Job) -> Result:
@@ -94,7 +112,7 @@ def main(
     warmup: Annotated[int, typer.Option(help="steps before them")] = 1,
     rounds: options.Rounds = 3,
     micro_tokens: options.MicroTokens = 512,
-    search: Annotated[bool, typer.Option(help="look for TRL's best settings too")] = True,
+    search: Annotated[bool, typer.Option(help="look for the best settings too")] = True,
     out: options.Out = None,
 ) -> None:
     """Measure, compare, write; fail where the two did not compute the same thing."""
@@ -109,8 +127,9 @@ def main(
         micro_tokens=micro_tokens,
     )
     where = machine()
-    tried = [measured(one) for one in candidates(job)] if search else []
-    jobs = [*ours(job), job, *(best(job, tried) if search else [])]
+    jobs = [*ours(job), job]
+    for tried in (own_candidates(job), candidates(job)) if search else ():
+        jobs += best(job, [measured(one) for one in tried])
     taken = [{one.arm: measured(one) for one in jobs} for _ in range(rounds)]
     path = options.results(out, f"{objective}-{dtype}-{shape}")
     report.write(path, where, taken, report.against(where, taken))

@@ -8,7 +8,14 @@ import pytest
 from tiny import save_tiny
 
 from trimtab.benchmarks import compare, report
-from trimtab.benchmarks.against_trl import FASTEST, SMALLEST, best, candidates, ours
+from trimtab.benchmarks.against_trl import (
+    FASTEST,
+    SMALLEST,
+    best,
+    candidates,
+    ours,
+    own_candidates,
+)
 from trimtab.benchmarks.against_trl import main as against_trl
 from trimtab.benchmarks.data_preparation import main as data_preparation
 from trimtab.benchmarks.job import TRL, Job, Result, in_own_process
@@ -80,9 +87,19 @@ def test_trls_best_are_the_fastest_and_the_smallest_of_all_settings():
     }
     found = [result(one, [9.0 - i], 1000 + i) for i, one in enumerate(tried)]
     fastest, smallest, known = best(asked, found)
-    assert fastest.arm == f"{FASTEST} (micro-batch 4, checkpointing on)"
-    assert smallest.arm == f"{SMALLEST} (micro-batch 1, checkpointing off)"
+    assert fastest.arm == f"TRL, {FASTEST} (micro-batch 4, checkpointing on)"
+    assert smallest.arm == f"TRL, {SMALLEST} (micro-batch 1, checkpointing off)"
     assert (known.reference, known.micro_rows) == ("warm", 4)
+
+
+def test_our_best_are_found_in_the_same_way():
+    asked = job(rows=4, steps=7)
+    tried = own_candidates(asked)
+    assert {one.system for one in tried} == {"trimtab"}
+    found = [result(one, [9.0 - i], 1000 + i) for i, one in enumerate(tried)]
+    fastest, smallest = best(asked, found)
+    assert (fastest.micro_tokens, fastest.checkpointing, fastest.steps) == (1024, False, 7)
+    assert (smallest.micro_tokens, smallest.checkpointing, smallest.steps) == (128, True, 7)
 
 
 def test_both_systems_get_the_same_rows():
