@@ -7,8 +7,8 @@ snippets of either kind are ordered by a hash of their text, and the first is pa
 first, and so on, so a movie gives as many pairs as the rarer kind has snippets, and no snippet is
 used twice. Movies with one kind of snippet give no pairs. The view ``labels`` has every snippet
 with its mark as the label: binary feedback as people gave it. ``rankings`` is another name of
-``pairs``, for a pair is a ranking of two. The view ``prompts`` has the
-request for each movie once.
+``pairs``, for a pair is a ranking of two. The view ``prompts`` has the request for each movie
+once.
 
 One movie in five is held out, chosen by a hash of its name, the same ones in every view.
 """
