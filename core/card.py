@@ -57,8 +57,8 @@ def _reading(parts: Parts) -> str:
     if POLICY in parts.model.roles.names:
         return """Intervals are 95%, by bootstrap over rows. On data rows `logratio` is not a KL;
 `kl_sequence` is estimated from completions that the policy itself sampled."""
-    return """Intervals are 95%, by bootstrap over rows. `accuracy` and `ece` are of comparisons that
-are no ties; `accuracy_longer` is where the preferred completion is longer."""
+    return """Intervals are 95%, by bootstrap over rows. `accuracy` and `ece` are of comparisons
+that are no ties; `accuracy_longer` is where the preferred completion is longer."""
 
 
 def _loading(base: str) -> str:

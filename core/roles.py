@@ -219,11 +219,13 @@ class Roles:
         )
 
     def _add(self, role: str, config: Any) -> None:
-        from peft import get_peft_model
+        from peft import PeftModel, get_peft_model
 
+        # PEFT's own class for classifiers wants a head of every adapter, that of a start too.
+        make: Any = PeftModel if role in self.scalar else get_peft_model
         try:
             if self.peft is None:
-                self.peft = get_peft_model(self.base, config, adapter_name=role)
+                self.peft = make(self.base, config, adapter_name=role)
             else:
                 self.peft.add_adapter(role, config)
         except ValueError as error:

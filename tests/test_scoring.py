@@ -12,7 +12,7 @@ import warm
 from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
-from worlds import differences, lines
+from worlds import differences, lines, write_rows
 
 from trimtab.core.batches import Demonstrations, sequences
 from trimtab.core.errors import UserError
@@ -24,7 +24,6 @@ ADAPTER = "adapter_model.safetensors"
 REWARD = {"objective": {"name": "reward_model"}}
 MEMBERS = 3
 ENSEMBLE = {"objective": {"name": "reward_model", "members": MEMBERS}}
-BASE = Path("model")
 
 
 def with_another_pad(model: Path, folder: Path) -> Path:
@@ -235,3 +234,128 @@ def test_the_card_says_how_to_load_it(single, ensemble):
     assert "kl_sequence" not in card
     card = (ensemble[0] / "README.md").read_text()
     assert all(f"`{at}`" in card for at in ("adapter", "roles/reward_1", "roles/reward_2"))
+
+
+def say(prompt, *answers):
+    """Turns of one prompt, and each answer as turns."""
+    asked = [{"role": "user", "content": prompt}]
+    return asked, [[{"role": "assistant", "content": answer}] for answer in answers]
+
+
+def scored(where, file, *options):
+    ended = warm.trimtab("score", where, file, "--json", *options)
+    assert ended.status == 0, ended.output
+    said = [json.loads(line) for line in ended.output.splitlines() if line.startswith("{")]
+    return said[:-1], said[-1], ended.output
+
+
+def test_score_reads_rows_of_every_kind_in_the_order_of_the_file(single, plugins, tmp_path):
+    prompt, (bad, good, other) = say("Review Heat.", "loud", "a rare joy", "see it twice")
+    rows = [
+        {"prompt": prompt, "responses": [bad, good, other], "ranks": [3, 1, 2]},
+        {"prompt": prompt, "responses": [other, bad]},
+        {"prompt": prompt, "chosen": good, "rejected": bad},
+        {"prompt": prompt, "chosen": bad, "rejected": good, "preference": 0.1},
+        {"prompt": prompt, "completion": good, "label": True},
+        {"prompt": prompt, "completion": ""},
+        {"messages": [*prompt, *other]},
+    ]
+    file = write_rows(tmp_path / "rows.jsonl", lambda n: rows[n - 1], len(rows))
+    found, last, output = scored(single[0], file)
+    by_row = {line["row"]: line["scores"] for line in found}
+    b, g, o = by_row[1]
+    assert b != g != o
+    close = pytest.approx
+    assert by_row == {
+        1: [b, g, o],
+        2: close([o, b], rel=1e-4),
+        3: close([g, b], rel=1e-4),
+        4: close([b, g], rel=1e-4),
+        5: close([g], rel=1e-4),
+        7: close([o], rel=1e-4),
+    }
+    assert "dropped row 6: " in output
+    assert last["kept"] == 6
+    assert [row["row"] for row in last["dropped"]] == [6]
+    # g > b of rows 1, 3 and 4; g > o and o > b of row 1; row 2 compares nothing
+    right = [g > b, g > o, o > b, g > b, g > b]
+    assert last["measures"]["accuracy"]["value"] == close(sum(right) / 5)
+    assert last["measures"]["accuracy"]["n"] == 3
+    assert set(found[0]) == {"row", "scores"}
+
+
+def test_score_of_an_ensemble_says_what_each_member_says(ensemble, world):
+    found, last, _ = scored(ensemble[0], world.pairs)
+    assert len(found) == last["kept"] == 7
+    for line in found:
+        members = torch.tensor(list(line["members"].values()))
+        assert list(line["members"]) == ["reward_0", "reward_1", "reward_2"]
+        assert line["scores"] == pytest.approx(members.mean(0).tolist(), abs=1e-5)
+        assert line["spread"] == pytest.approx(members.std(0).tolist(), abs=1e-5)
+
+
+def test_held_out_rows_score_0_on_average(single, ensemble, world):
+    held_out = f"{world.pairs.with_suffix('')}-eval.jsonl"
+    for run, _ in (single, ensemble):
+        found, last, _ = scored(run, held_out)
+        scores = [score for line in found for score in line["scores"]]
+        assert sum(scores) / len(scores) == pytest.approx(0.0, abs=1e-5)
+        evaluated = lines(run / "evals.jsonl")[-1]
+        for name in ("accuracy", "ece"):
+            assert last["measures"][name]["value"] == pytest.approx(
+                evaluated[name]["value"], abs=1e-5
+            )
+
+
+def test_score_prints_a_table(single, world):
+    ended = warm.trimtab("score", single[0], world.pairs)
+    assert ended.status == 0, ended.output
+    assert ended.output.splitlines()[0].split()[0] == "1"
+    assert len(ended.output.splitlines()[0].split()) == 3
+    assert "7 of 7 rows scored\n  score " in ended.output
+
+
+def test_score_takes_other_names_of_columns(single, tmp_path):
+    prompt, (good,) = say("Review Heat.", "a rare joy")
+    file = write_rows(tmp_path / "rows.jsonl", lambda n: {"prompt": prompt, "answer": good}, 2)
+    found, _, _ = scored(single[0], file, "--column", "completion=answer")
+    assert len(found) == 2
+    ended = warm.trimtab("score", single[0], file)
+    assert ended.status == 2
+    assert "no row can be scored" in ended.output
+
+
+def test_evaluate_says_the_last_evaluation_again(ensemble):
+    ended = warm.trimtab("evaluate", ensemble[0], "--json")
+    assert ended.status == 0, ended.output
+    found = json.loads(ended.output)["measures"]
+    last = {
+        name: one for name, one in lines(ensemble[0] / "evals.jsonl")[-1].items() if name != "step"
+    }
+    assert found.keys() == last.keys()
+    for name, one in found.items():
+        assert one["value"] == pytest.approx(last[name]["value"], abs=1e-6), name
+
+
+def test_a_reward_model_starts_from_a_policy_or_from_another_one(world, single, tmp_path):
+    (tmp_path / "sft").mkdir()
+    sft, _ = trained(world, tmp_path / "sft", **world.demonstrating())
+    begun = {}
+    for name, start in (("policy", sft), ("reward", single[0])):
+        (tmp_path / name).mkdir()
+        train = {"epochs": 1, "learning_rate": 1e-12}
+        run, _ = trained(
+            world, tmp_path / name, **REWARD, model={"start": str(start)}, train=train
+        )
+        begun[name] = load_file(run / "adapter" / ADAPTER)
+    policy, reward = (
+        load_file(sft / "adapter" / ADAPTER),
+        load_file(single[0] / "adapter" / ADAPTER),
+    )
+    head = "base_model.model.score.weight"
+    assert {*begun["policy"]} == {*policy, head}
+    assert {*begun["reward"]} == {*reward}
+    for begun_as, want in ((begun["policy"], policy), (begun["reward"], reward)):
+        for weight, tensor in want.items():
+            torch.testing.assert_close(begun_as[weight], tensor, rtol=0, atol=1e-9)
+    assert not torch.equal(begun["policy"][head], reward[head])

@@ -15,7 +15,7 @@ from tiny import DEVICE, relative
 from torch import Tensor
 
 from trimtab.benchmarks.trl_trainer import adapter, trainer
-from trimtab.core.batches import Batch, Labelled, Sequences
+from trimtab.core.batches import Batch, Labelled, Ranked, Sequences
 from trimtab.core.columns import annotate, prepare
 from trimtab.core.config import ModelConfig
 from trimtab.core.gradient import accumulate
@@ -23,7 +23,6 @@ from trimtab.core.layout import Row, rows_of
 from trimtab.core.lm import LanguageModel
 from trimtab.core.model import load_base, load_tokenizer
 from trimtab.core.objective import Objective
-from trimtab.core.policy import POLICY
 from trimtab.plugins.references.adapter_off import AdapterOff, AdapterOffConfig
 
 TOLERANCE = 1e-5
@@ -53,7 +52,7 @@ def ours(
     reference = AdapterOff(AdapterOffConfig())
     filled = prepare(objective, annotate(model, reference, batch, objective.needs))
     metrics = accumulate(model, objective, {"batch": filled})
-    named = model.roles.named_parameters(POLICY)
+    named = model.roles.named_parameters(_role(model))
     return Result(metrics["loss"], {name: _gradient(p) for name, p in named.items()})
 
 
@@ -120,6 +119,27 @@ def demonstration_rows(responses: Sequences, mask: str) -> list[dict[str, Any]]:
     ]
 
 
+def comparison_rows(batch: Ranked) -> list[dict[str, Any]]:
+    """As ``RewardTrainer`` holds pairs once it has tokenized them."""
+    chosen, rejected = batch.responses
+    rows = [
+        {
+            "chosen_ids": [*one.prompt, *one.completion],
+            "rejected_ids": [*other.prompt, *other.completion],
+        }
+        for one, other in zip(_rows(chosen), _rows(rejected), strict=True)
+    ]
+    if batch.margin_NKK is None:
+        return rows
+    margins = batch.margin_NKK[:, 0, 1].tolist()
+    return [{**row, "margin": margin} for row, margin in zip(rows, margins, strict=True)]
+
+
+def _role(model: LanguageModel) -> str:
+    """The one that is compared."""
+    return model.roles.names[0]
+
+
 def _rows(sequences: Sequences) -> list[Row]:
     return rows_of({"one": sequences})
 
@@ -142,17 +162,18 @@ def _trainer(
         "report_to": [],
         "disable_tqdm": True,
     }
-    ours = model.roles.peft.peft_config[POLICY]
+    ours = model.roles.peft.peft_config[_role(model)]
+    config = ModelConfig(name=str(folder), quantization="none", dtype="float32")
     made = trainer(
         kind,
-        load_base(ModelConfig(name=str(folder), quantization="none", dtype="float32"), DEVICE),
+        load_base(config, DEVICE, classifier=kind == "Reward"),
         load_tokenizer(str(folder)),
         rows,
         {"r": ours.r, "lora_alpha": ours.lora_alpha, "target_modules": ours.target_modules},
         settings | options,
     )
     with torch.no_grad():
-        for name, parameter in model.roles.named_parameters(POLICY).items():
+        for name, parameter in model.roles.named_parameters(_role(model)).items():
             adapter(made)[name].copy_(parameter)
     return made
 
