@@ -210,3 +210,40 @@ def test_bf16_compute_is_close_to_float32(tiny):
     want, _ = ours(policy(tiny), batch, objective)
     got, _ = ours(policy(tiny, dtype="bfloat16"), batch, objective)
     assert 1e-4 < relative(got, want) < 0.1
+
+
+READ = [[5, 6], [7, 2, 2]], [[8, 2], [2, 2]]
+"""Prompts and completions; 2 is EOS. The second completion is nothing but EOS actions."""
+
+
+@pytest.mark.parametrize(
+    ("pad", "places"),
+    [
+        (2, [2, 0]),  # padding is EOS: the token before it; of the second, one in the prompt
+        (0, [3, 4]),  # padding is no token of these: the EOS action itself
+        (None, [3, 4]),  # the model has no padding
+    ],
+)
+def test_a_score_is_read_where_transformers_reads_it(pad, places):
+    rows = rows_of({"": sequences(*READ)})
+    layout = lay_out(rows, share=False, pad=pad)
+    width = layout.input_BS.shape[1]
+    assert layout.scored_E.tolist() == [0, 1]
+    assert [end - row * width for row, end in enumerate(layout.end_E.tolist())] == places
+
+
+def test_a_score_is_read_at_its_own_completion_in_a_shared_layout():
+    rows = rows_of({"": sequences([[5, 6]] * 3, [[7, 8, 2], [2, 2], [9, 2]])})
+    layout = lay_out(rows, share=True, pad=2)
+    assert layout.shared and layout.input_BS.tolist() == [[5, 6, 7, 8, 2, 2, 2, 9, 2]]
+    # the second completion is nothing but padding, and read at the prompt's end
+    assert layout.end_E.tolist() == [3, 1, 7]
+
+
+def test_an_empty_completion_scores_0_and_has_no_place(tiny):
+    model = policy(tiny, scalar=("reward",), language=False)
+    batch = Demonstrations(sequences([[5, 6], [7]], [[8, 2], []]))
+    with model.role("reward"), torch.no_grad():
+        score_N = model.forward(batch.sequences, Needs())["responses"].score_N
+    assert score_N[0] != 0 and score_N[1] == 0
+    assert lay_out(rows_of(batch.sequences), share=False).scored_E.tolist() == [0]

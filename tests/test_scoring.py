@@ -11,6 +11,8 @@ import torch
 import warm
 from peft import PeftModel
 from safetensors.torch import load_file
+from test_processes import two
+from tiny import relative
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from worlds import differences, lines, write_rows
 
@@ -160,6 +162,16 @@ def test_an_ensemble_that_was_stopped_ends_with_the_same_bits(world, ensemble, t
     assert resumed.status == 0, resumed.output
     names = [name for name in differences(run, ensemble[0]) if not name.startswith("config")]
     assert [name for name in names if "env.json" not in name] == []
+
+
+def test_two_processes_train_the_same_ensemble(world, ensemble, tmp_path):
+    file = world.file(tmp_path / "run.yaml", **ENSEMBLE)
+    ended = two("train", file, "--run", tmp_path / "run")
+    assert [each.status for each in ended] == [0, 0], ended
+    for folder in ("adapter", "roles/reward_1", "roles/reward_2"):
+        one, other = (load_file(run / folder / ADAPTER) for run in (tmp_path / "run", ensemble[0]))
+        assert one.keys() == other.keys()
+        assert all(relative(one[name], other[name]) < 1e-5 for name in one)
 
 
 def test_a_member_alone_is_named_by_its_folder(ensemble, plugins):
