@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
@@ -12,8 +13,10 @@ from trimtab.core.files import DamagedFile, read_json
 WEIGHTS = "adapter_model.safetensors"
 
 
-def check_adapter(folder: Path) -> None:
-    """Raise ``UserError`` unless the folder holds settings and whole safetensors.
+def adapter_settings(folder: Path) -> dict[str, Any]:
+    """What ``adapter_config.json`` says.
+
+    Raises ``UserError`` unless the folder holds settings and whole safetensors.
 
     Without those PEFT would take ``adapter_model.bin``, a pickle, which can run code. It would
     also import the module that ``megatron_core`` names.
@@ -36,3 +39,4 @@ def check_adapter(folder: Path) -> None:
             pass
     except (OSError, SafetensorError) as error:
         raise UserError(f"{folder / WEIGHTS} cannot be read: {error}") from error
+    return settings

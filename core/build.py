@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from trimtab.core.adapter_files import check_adapter
 from trimtab.core.batches import Batch
 from trimtab.core.config import RunFile, Selected
 from trimtab.core.errors import UserError
@@ -147,10 +146,7 @@ def adapter_folder(start: str) -> Path:
     """Where the adapter of a run directory, or of a PEFT folder, is."""
     path = Path(start).expanduser()
     inside = path / "adapter"
-    folder = inside if inside.is_dir() else path
-    if (folder / "adapter_config.json").is_file():
-        check_adapter(folder)
-    return folder
+    return inside if inside.is_dir() else path
 
 
 def _reference(

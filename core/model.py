@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
 from trimtab.core import embedded
 from trimtab.core.config import ModelConfig, TrainConfig
@@ -130,7 +131,7 @@ def weights_hash(model: torch.nn.Module) -> str:
 def _loaded(name: str, load: Any) -> Any:
     try:
         return load(locate(name))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         if isinstance(error, UserError):
             raise
         raise UserError(

@@ -17,9 +17,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from trimtab.core.adapter_files import adapter_settings
 from trimtab.core.config import AdapterConfig
 from trimtab.core.errors import RunError, UserError
-from trimtab.core.files import read_json, write_json
+from trimtab.core.files import write_json
 from trimtab.core.policy import POLICY, REFERENCE
 from trimtab.core.seeds import mixed
 
@@ -31,12 +32,6 @@ ADAPTER_CONFIG = "adapter_config.json"
 
 START = "start"
 """The frozen adapter that a run starts from, when it starts from one."""
-
-
-def adapter_settings(folder: Path) -> dict[str, Any]:
-    """What ``adapter_config.json`` says."""
-    settings: dict[str, Any] = read_json(folder / ADAPTER_CONFIG)
-    return settings
 
 
 def is_scalar(folder: Path) -> bool:

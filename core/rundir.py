@@ -154,13 +154,17 @@ class RunDirectory:
             return said if match else None
         return None
 
-    def _awaited_holder(self) -> str:
-        """Who has just taken the lock. It says so at once."""
+    def _take(self, descriptor: int) -> None:
+        """Take the lock. A new holder says at once who it is; a dead one's forks let go."""
         for _ in range(100):
-            if said := self._holder():
-                return said
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            except BlockingIOError:
+                if holder := self._holder():
+                    raise UserError(self._in_use(holder)) from None
             time.sleep(0.01)
-        return "another process"
+        raise UserError(self._in_use("another process"))
 
     @contextmanager
     def lock(self) -> Iterator[None]:
@@ -175,10 +179,10 @@ class RunDirectory:
         except OSError as error:
             raise UserError(f"cannot lock the run {self.path}: {error.strerror}") from error
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+            self._take(descriptor)
+        except UserError:
             os.close(descriptor)
-            raise UserError(self._in_use(self._awaited_holder())) from None
+            raise
         _held.add(descriptor)
         try:
             os.ftruncate(descriptor, 0)
@@ -241,21 +245,25 @@ class RunDirectory:
     def rewind(self, positions: Mapping[str, int]) -> list[str]:
         """Cut each log back to its position, so that a resumed run repeats and loses no line.
 
-        A log without a position is emptied. Returns a message for each log that is shorter than
-        its position, or has no line that ends there.
+        A log without a position is emptied, and a line that is not JSON is deleted. Returns a
+        message for each log that does not have whole lines up to its position.
         """
         faults = []
         for name in LOGS:
             file, position = self._log_file(name), positions.get(name, 0)
             content = file.read_bytes()[:position] if file.exists() else b""
-            whole = content.rfind(b"\n") + 1
+            lines = [line + b"\n" for line in content.split(b"\n")[:-1] if _is_json(line)]
+            whole = sum(map(len, lines))
             if whole != position:
                 faults.append(
                     f"{file} should have {position} bytes of whole lines and has {whole}: "
                     "lines from before the checkpoint are lost"
                 )
-            if file.exists():
-                os.truncate(file, whole)
+            if content.startswith(b"".join(lines)):
+                if file.exists():
+                    os.truncate(file, whole)
+            else:
+                write_atomically(file, b"".join(lines))
         return faults
 
     def _log_file(self, name: Log) -> Path:
@@ -266,6 +274,14 @@ def _checked(state: RunState) -> RunState:
     if state.state not in get_args(State) or type(state.step) is not int:
         raise ValueError(f"{state.state!r} at step {state.step!r}")
     return state
+
+
+def _is_json(line: bytes) -> bool:
+    try:
+        json.loads(line)
+    except (ValueError, RecursionError):
+        return False
+    return True
 
 
 def _me() -> str:

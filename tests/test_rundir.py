@@ -352,7 +352,7 @@ def test_without_positions_every_log_starts_again(tmp_path: Path) -> None:
     assert run.positions() == {name: 0 for name in LOGS}
 
 
-@pytest.mark.parametrize("how", ["shorter", "gone", "edited"])
+@pytest.mark.parametrize("how", ["shorter", "gone", "edited", "flipped"])
 def test_a_log_that_lost_lines_is_reported_and_goes_on_with_whole_ones(
     tmp_path: Path, how: str
 ) -> None:
@@ -365,6 +365,8 @@ def test_a_log_that_lost_lines_is_reported_and_goes_on_with_whole_ones(
         file.unlink()
     elif how == "shorter":
         os.truncate(file, positions["metrics"] - 3)
+    elif how == "flipped":
+        file.write_text(file.read_text().replace("2", "r"))
     else:
         file.write_text(file.read_text().replace("2", "22"))
     whole = 0 if how == "gone" else positions["metrics"] // 3 * 2 + (how == "edited")
@@ -373,7 +375,7 @@ def test_a_log_that_lost_lines_is_reported_and_goes_on_with_whole_ones(
         "lines from before the checkpoint are lost"
     ]
     run.log("metrics", {"step": 4})
-    kept = {"gone": [], "shorter": [1, 2], "edited": [1, 22]}[how]
+    kept = {"gone": [], "shorter": [1, 2], "edited": [1, 22], "flipped": [1, 3]}[how]
     assert lines(run, "metrics") == [{"step": step} for step in [*kept, 4]]
 
 
