@@ -320,11 +320,12 @@ def test_held_out_rows_score_0_on_average(single, ensemble, world):
 
 
 def test_score_prints_a_table(single, world):
-    ended = warm.trimtab("score", single[0], world.pairs)
+    ended = warm.trimtab("score", single[0], world.pairs, "--limit", "5")
     assert ended.status == 0, ended.output
-    assert ended.output.splitlines()[0].split()[0] == "1"
-    assert len(ended.output.splitlines()[0].split()) == 3
-    assert "7 of 7 rows scored\n  score " in ended.output
+    table = [line.split() for line in ended.output.splitlines()]
+    assert [line[0] for line in table[:6]] == ["1", "2", "3", "4", "5", "5"]
+    assert [len(line) for line in table[:5]] == [3] * 5
+    assert "5 of 5 rows scored\n  score " in ended.output
 
 
 def test_score_takes_other_names_of_columns(single, tmp_path):

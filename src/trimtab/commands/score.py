@@ -59,6 +59,9 @@ def score(
         list[str] | None,
         typer.Option("--column", metavar="OURS=THEIRS", help="As data.columns; may be repeated."),
     ] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Only the first so many rows.", show_default=False)
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Score every completion, and say how well that agrees with the rows' preferences.
@@ -73,7 +76,7 @@ def score(
     from trimtab.plugins.registry import Plugins
 
     scorer = load_scorer(where, Plugins())
-    loaded = _rows(file, scorer.tokenizer, dict(map(assignment, column or ())))
+    loaded = _rows(file, scorer.tokenizer, dict(map(assignment, column or ())), limit)
     for dropped in loaded.report.dropped:
         typer.echo(f"dropped row {dropped.row}: {dropped.reason}", err=True)
     lines = []
@@ -94,8 +97,10 @@ def score(
         typer.echo(f"  {name:<24}{said(measure)}  n={measure.n}")
 
 
-def _rows(file: str, tokenizer: Any, columns: Mapping[str, str]) -> Loaded:
+def _rows(file: str, tokenizer: Any, columns: Mapping[str, str], limit: int | None) -> Loaded:
     """Every row of the file that can be scored, in its order."""
+    from itertools import islice
+
     from trimtab.core.config import DataConfig
     from trimtab.core.errors import UserError
     from trimtab.plugins.sources.candidates import CANDIDATES
@@ -104,8 +109,8 @@ def _rows(file: str, tokenizer: Any, columns: Mapping[str, str]) -> Loaded:
     from trimtab.plugins.sources.tokens import Encoder
 
     data = DataConfig(train=file, columns=dict(columns))
-    table = open_table(file)
-    loaded = load(file, table.train, CANDIDATES, Encoder(tokenizer, data), data)
+    rows = islice(open_table(file).train, limit)
+    loaded = load(file, rows, CANDIDATES, Encoder(tokenizer, data), data)
     if not loaded.rows:
         raise UserError(
             f"{file}: no row can be scored. {loaded.report.fault(0.0) or 'It is empty'}"
