@@ -164,9 +164,10 @@ def _column(value: Tensor, weight: Tensor) -> Column:
 
 
 def _joined(columns: list[Column]) -> Column:
-    return Column(
-        torch.cat([c.value_N.float().cpu() for c in columns]),
-        torch.cat([c.weight_N.float().cpu() for c in columns]),
+    return replace(
+        columns[0],
+        value_N=torch.cat([c.value_N.float().cpu() for c in columns]),
+        weight_N=torch.cat([c.weight_N.float().cpu() for c in columns]),
     )
 
 

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from trimtab.core.batches import Batch, Pairs, Sequences
+from trimtab.core.batches import Batch, Labelled, Pairs, Sequences
 
 Values = npt.NDArray[np.float64]
 Rows = npt.NDArray[np.int64]
@@ -42,9 +42,36 @@ class Column:
     value_N: Tensor
     weight_N: Tensor
 
+    @staticmethod
+    def statistic(value: Values, weight: Values) -> Values:
+        """Of rows drawn in many ways: value [..., N] or [..., N, B], weight [..., N]."""
+        sums = value.sum(weight.ndim - 1)
+        total: Values = np.abs(sums).sum(-1) if value.ndim > weight.ndim else sums
+        ratios: Values = total / weight.sum(-1)
+        return ratios
+
+
+class Separation(Column):
+    """P(a positive row's value is above a negative one's), ties 1/2: the area under the ROC curve.
+
+    The weight is 1 for a positive row and -1 for a negative one. A draw of one kind alone, which
+    few rows can give, counts as 1/2.
+    """
+
+    @staticmethod
+    def statistic(value: Values, weight: Values) -> Values:
+        from scipy.stats import rankdata
+
+        positive = weight > 0
+        count = positive.sum(-1)
+        pairs = count * (weight.shape[-1] - count)
+        above = (rankdata(value, axis=-1) * positive).sum(-1) - count * (count + 1) / 2
+        areas: Values = np.where(pairs > 0, above / np.maximum(pairs, 1), 0.5)
+        return areas
+
 
 def measure(column: Column) -> Measure | None:
-    """The ratio with its percentile bootstrap interval; None without any weight.
+    """The statistic with its percentile bootstrap interval; None where there is none.
 
     Only rows with a weight count and are drawn.
     """
@@ -56,19 +83,18 @@ def measure(column: Column) -> Measure | None:
     if not len(weight_N):
         return None
 
-    def ratio(drawn: Rows, axis: int = -1) -> Values:
-        value = value_N[drawn].sum(drawn.ndim - 1)
-        total: Values = np.abs(value).sum(-1) if value_N.ndim == 2 else value
-        ratios: Values = total / weight_N[drawn].sum(axis)
-        return ratios
+    def statistic(drawn: Rows, axis: int = -1) -> Values:
+        return column.statistic(value_N[drawn], weight_N[drawn])
 
     everything = np.arange(len(weight_N))
-    value = float(ratio(everything))
+    value = float(statistic(everything))
+    if isinstance(column, Separation) and len(set(weight_N)) < 2:
+        return None
     if len(weight_N) < 2:
         return Measure(value, value, value, len(weight_N))
     found = bootstrap(
         (everything,),
-        ratio,
+        statistic,
         vectorized=True,
         batch=RESAMPLES // 8,
         n_resamples=RESAMPLES,
@@ -97,8 +123,9 @@ def of_batch(batch: Batch) -> dict[str, Column]:
 
     Pairs: ``accuracy_logp`` by the mean log-prob of a token, ``accuracy_logp_sum`` by that of the
     completion, ``accuracy_implicit`` by the log-ratio to the reference, ``margin`` the difference
-    of the log-ratios. A tie counts half. Every kind: log-probs a token, and log-ratios, which on
-    data rows are not a KL.
+    of the log-ratios. A tie counts half. Labels: ``auc_logp`` and ``auc_logratio``, how well the
+    mean log-prob of a token and the log-ratio tell desirable rows from others. Every kind:
+    log-probs a token, and log-ratios, which on data rows are not a KL.
     """
     columns: dict[str, Column] = {}
     for name, sequences in batch.sequences.items():
@@ -106,6 +133,8 @@ def of_batch(batch: Batch) -> dict[str, Column]:
             columns |= dict(_of_sequences(sequences, _suffix(batch, name)))
     if isinstance(batch, Pairs):
         columns |= dict(_of_pairs(batch))
+    if isinstance(batch, Labelled):
+        columns |= dict(_of_labels(batch))
     return columns
 
 
@@ -133,6 +162,15 @@ def _of_pairs(batch: Pairs) -> Iterator[tuple[str, Column]]:
         margin_N = chosen.logratio_N - rejected.logratio_N
         yield "accuracy_implicit", rows(_wins(margin_N))
         yield "margin", rows(margin_N)
+
+
+def _of_labels(batch: Labelled) -> Iterator[tuple[str, Column]]:
+    responses = batch.responses
+    sign_N = torch.where(batch.desirable_N, 1.0, -1.0)
+    sum_N = responses.policy_NT.masked_fill(~responses.mask_NT, 0.0).sum(-1)
+    yield "auc_logp", Separation(sum_N / responses.count_N.clamp(min=1), sign_N)
+    if responses.maybe_reference_NT is not None:
+        yield "auc_logratio", Separation(responses.logratio_N, sign_N)
 
 
 def _wins(difference_N: Tensor) -> Tensor:
