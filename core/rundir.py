@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import datetime
-import fcntl
 import json
 import os
 import re
-import socket
-import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -28,6 +25,7 @@ from trimtab.core.files import (
     write_atomically,
     write_json,
 )
+from trimtab.core.locking import holder, in_use, locked, me
 
 Log = Literal["metrics", "evals", "samples"]
 LOGS: tuple[Log, ...] = get_args(Log)
@@ -88,8 +86,8 @@ class RunDirectory:
             raise UserError(f"{self.path} is a file: choose another place with --run DIR")
         present = {entry.name for entry in self.path.iterdir()}
         if CONFIG in present:
-            if (holder := self._holder()) and holder != _me():
-                raise UserError(self._in_use(holder))
+            if (by := holder(self.path / _LOCK)) and by != me():
+                raise in_use(self.path, by)
             way = f"go on with it by `trimtab resume {self.path}`"
             stood = self.state()
             if stood.state == "failed" and stood.step == 0:
@@ -133,38 +131,13 @@ class RunDirectory:
 
     @property
     def source(self) -> str:
-        """The text of the run file as it was given."""
-        return (self.path / SOURCE).read_text(encoding="utf-8")
+        """The text of the run file as it was given; nothing where it is lost."""
+        file = self.path / SOURCE
+        return file.read_text(encoding="utf-8", errors="replace") if file.exists() else ""
 
     def rewrite_config(self, text: str) -> None:
         """Replace the resolved run file, when a choice made at start becomes part of it."""
         write_atomically(self.path / CONFIG, text)
-
-    def _in_use(self, holder: str) -> str:
-        return f"run {self.path} is in use by {holder}: wait until it ends, or stop it"
-
-    def _holder(self) -> str | None:
-        """Who is at work here, by what the lock says. The dead of this host do not count."""
-        with suppress(FileNotFoundError, ProcessLookupError):
-            said = (self.path / _LOCK).read_text(encoding="utf-8").strip()
-            match = re.fullmatch(r"process ([0-9]+) on (.+)", said)
-            if match and match[2] == socket.gethostname():
-                with suppress(PermissionError):  # it is another user's
-                    os.kill(int(match[1]), 0)
-            return said if match else None
-        return None
-
-    def _take(self, descriptor: int) -> None:
-        """Take the lock. A new holder says at once who it is; a dead one's forks let go."""
-        for _ in range(100):
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                return
-            except BlockingIOError:
-                if holder := self._holder():
-                    raise UserError(self._in_use(holder)) from None
-            time.sleep(0.01)
-        raise UserError(self._in_use("another process"))
 
     @contextmanager
     def lock(self) -> Iterator[None]:
@@ -173,29 +146,11 @@ class RunDirectory:
         On entry, what a dead process left half done is deleted.
         Raises ``UserError`` that names the process that holds the lock.
         """
-        file = self.path / _LOCK
-        try:
-            descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o644)
-        except OSError as error:
-            raise UserError(f"cannot lock the run {self.path}: {error.strerror}") from error
-        try:
-            self._take(descriptor)
-        except UserError:
-            os.close(descriptor)
-            raise
-        _held.add(descriptor)
-        try:
-            os.ftruncate(descriptor, 0)
-            os.write(descriptor, f"{_me()}\n".encode())
+        with locked(self.path / _LOCK):
             for folder in (self.path, self.checkpoints):
                 if folder.is_dir():
                     remove_leftovers(folder)
             yield
-        finally:
-            if descriptor in _held:
-                _held.remove(descriptor)
-                os.ftruncate(descriptor, 0)
-                os.close(descriptor)
 
     def set_state(self, state: State, step: int, error: str | None = None) -> None:
         """Say in ``run.json`` how the run stands, after so many steps."""
@@ -282,23 +237,6 @@ def _is_json(line: bytes) -> bool:
     except (ValueError, RecursionError):
         return False
     return True
-
-
-def _me() -> str:
-    return f"process {os.getpid()} on {socket.gethostname()}"
-
-
-_held: set[int] = set()
-
-
-def _let_go() -> None:
-    """A forked child does not hold its parent's locks: it may live longer."""
-    for descriptor in _held:
-        os.close(descriptor)
-    _held.clear()
-
-
-os.register_at_fork(after_in_child=_let_go)
 
 
 def _runs_in(folder: Path) -> str:

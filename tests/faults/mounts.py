@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -31,6 +31,13 @@ def small_disk(path: Path, kilobytes: int) -> Iterator[None]:
 def enlarge(path: Path) -> None:
     """Give a small disk room."""
     _mount("-o", "remount,size=64m", path)
+
+
+def fill(file: Path) -> None:
+    """Take all the room that is left."""
+    with suppress(OSError), open(file, "wb", buffering=0) as taken:
+        while taken.write(b" " * 512):
+            pass
 
 
 @contextmanager

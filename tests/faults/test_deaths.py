@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import signal
 import time
 from pathlib import Path
 
@@ -103,15 +104,20 @@ def test_death_at_every_system_call_of_the_last_save_and_of_the_finish(
     assert calls >= {"write", "half", "fsync", "rename", "mkdir", "unlink", "openat"}
 
 
-def killed_at_random(whole: Path, run: Path, kills: int, seed: int) -> None:
-    """Kill the run so many times, each at a random instant, and let it end."""
+def killed_at_random(whole: Path, run: Path, kills: int, seed: int) -> list[int]:
+    """Kill the run so many times, each at a random instant, and let it end.
+
+    The exit statuses: 0 where it had ended before.
+    """
     draw = random.Random(seed)
+    statuses = []
     for _ in range(kills):
         running = start(file_of(whole), run)
         time.sleep(draw.uniform(0.05, 0.9))
         running.process.kill()
-        running.end()
+        statuses.append(running.end().status)
     assert_it_can_go_on(whole, run)
+    return statuses
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -121,5 +127,7 @@ def test_killed_at_random_instants(whole, tmp_path, seed):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3, 63))
-def test_killed_at_many_random_instants(any_whole, tmp_path, seed):
-    killed_at_random(any_whole, tmp_path / "run", kills=1, seed=seed)
+def test_killed_at_many_random_instants(any_whole, tmp_path, seed, record_property):
+    statuses = killed_at_random(any_whole, tmp_path / "run", kills=1, seed=seed)
+    assert statuses in ([-signal.SIGKILL], [0])
+    record_property("killed", statuses != [0])

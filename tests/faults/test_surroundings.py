@@ -11,7 +11,7 @@ import pytest
 import troubled
 import warm
 from faults.commands import file_of, learned, own, start, state_of, to_its_end, train
-from faults.mounts import enlarge, read_only, small_disk
+from faults.mounts import enlarge, fill, read_only, small_disk
 from worlds import differences
 
 from trimtab.core.checkpoint import newest
@@ -58,6 +58,13 @@ def test_a_full_disk(whole, tmp_path, kilobytes):
         assert "No space left on device" in ended.output
         assert "Traceback" not in ended.output and "a fault of trimtab" not in ended.output
         assert newest(run / "checkpoints")[1] == []
+        if (run / "config.yaml").exists():
+            filler = disk / "filler"
+            fill(filler)
+            again = start(file_of(whole), run).end()
+            assert again.status in (1, 2), again.output
+            assert "a fault of trimtab" not in again.output
+            filler.unlink()
         enlarge(disk)
         goes_on(whole, run)
 
