@@ -72,9 +72,10 @@ def _measure(model: LanguageModel, batch: Batch, *, share: bool) -> _Measured:
             logps = [
                 s.policy_NT[s.mask_NT] if role == POLICY else s.score_N for s in filled.values()
             ]
-            signs = [(-1.0) ** i for i in range(len(logps))]
+            # Equal completions, as labels may have them, do not cancel each other out.
+            weights = [1.0 if i % 2 == 0 else -0.7 for i in range(len(logps))]
             total = torch.stack(
-                [sign * part.sum() for sign, part in zip(signs, logps, strict=True)]
+                [weight * part.sum() for weight, part in zip(weights, logps, strict=True)]
             ).sum()
             grads = torch.autograd.grad(total, parameters, allow_unused=True)
     finally:
