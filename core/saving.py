@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from trimtab.core.build import Parts
     from trimtab.core.run import Run
 
+_STATE = {"step", "sources", "objective", "schedule", "logs", "config", "shards"}
+
 
 def save(run: Run, parts: Parts, cache: ReferenceCache | None, step: int) -> None:
     """Write ``checkpoints/step-N``. What was cached is on the disk before it.
@@ -90,7 +92,7 @@ def restore(run: Run, parts: Parts, cache: ReferenceCache | None) -> int:
         return 0
     if run.processes.main:  # a death may have left more than are kept
         rotate(run.directory.checkpoints, checkpoint.step, run.file.train.keep)
-    state = checkpoint.document("run")
+    state = _state(checkpoint)
     restore_roles(parts, checkpoint)
     _restore_optimizer(parts, checkpoint, unflatten_state({}, state["schedule"]))
     for name, source in parts.loop.sources.items():
@@ -101,6 +103,15 @@ def restore(run: Run, parts: Parts, cache: ReferenceCache | None) -> int:
         run.note(message)
     run.note(f"resumed from step {checkpoint.step}")
     return checkpoint.step
+
+
+def _state(checkpoint: Checkpoint) -> dict[str, Any]:
+    state = checkpoint.document("run")
+    there = state.keys() if isinstance(state, dict) else set()
+    if lacking := sorted(_STATE - there):
+        fault = f"run.json lacks {lacking[0]}: another version of trimtab has saved it"
+        raise DamagedCheckpoint(checkpoint.path, fault)
+    return dict(state)
 
 
 def _otherwise(run: Run, cache: ReferenceCache | None, state: Any) -> Iterator[str]:

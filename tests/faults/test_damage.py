@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,13 @@ from faults import damages
 from faults.commands import file_of, learned, own, resume, state_of, train
 from safetensors.torch import load_file, save_file
 from worlds import differences
+
+from trimtab import load_run_file
+from trimtab.core.errors import UserError
+from trimtab.core.pipeline import resolved
+from trimtab.core.rundir import RunDirectory
+from trimtab.core.runfile import dump_plan
+from trimtab.plugins.registry import Plugins
 
 CHECKPOINT = (
     "MANIFEST.json",
@@ -104,15 +112,44 @@ def test_a_damaged_config_is_refused(run, damage, status, said):
     assert (run / "run.json").read_text() == before
 
 
-@pytest.mark.slow
-def test_a_config_cut_off_anywhere_is_refused(run, whole):
-    text = (run / "config.yaml").read_text()
-    for lines in range(text.count("\n")):
-        (run / "config.yaml").write_text("".join(text.splitlines(keepends=True)[:lines]))
-        refused(run, 2)
-    (run / "config.yaml").write_text(text)
-    resume(run)
-    assert differences(run, whole) == []
+def test_a_checkpoint_of_another_version_is_refused(run):
+    file = run / "checkpoints/step-3/run.json"
+    state = json.loads(file.read_text())
+    del state["shards"]
+    file.write_text(json.dumps(state))
+    damages.resealed(file.parent, "run.json")
+    assert "run.json lacks shards: another version of trimtab has saved it" in refused(run, 1)
+
+
+def prefixes(text: str, step: int) -> Iterator[str]:
+    """What is left of a text that is cut off, down to its last line."""
+    last = text.rstrip("\n").rindex("\n") + 1
+    yield from (text[:length] for length in range(0, last, step))
+
+
+def assert_cut_off_is_refused(run: Path, step: int) -> None:
+    file, registry = run / "config.yaml", Plugins()
+    text = file.read_text()
+    resolved(RunDirectory(run), registry)
+    for prefix in prefixes(text, step):
+        file.write_text(prefix)
+        with pytest.raises(UserError):
+            resolved(RunDirectory(run), registry)
+    file.write_text(text)
+
+
+@pytest.mark.parametrize("step", [97, pytest.param(1, marks=pytest.mark.slow)])
+def test_a_config_cut_off_anywhere_is_refused(run, step):
+    assert_cut_off_is_refused(run, step)
+
+
+@pytest.mark.parametrize("step", [97, pytest.param(1, marks=pytest.mark.slow)])
+def test_a_config_of_stages_cut_off_anywhere_is_refused(world, tmp_path, step):
+    """Between two stages too, where what is left is a run file by itself."""
+    stages = [{"name": "first", **world.learning("sft")}, {"name": "second"}]
+    plan = load_run_file(world.file(tmp_path / "run.yaml", stages=stages))
+    run = RunDirectory.create(tmp_path / "run", dump_plan(plan), plan.text, {})
+    assert_cut_off_is_refused(run.path, step)
 
 
 def test_a_config_that_says_something_else_is_noted(run):

@@ -13,9 +13,8 @@ import pytest
 import warm
 from faults.bombs import FORMS, Bomb
 from faults.commands import file_of, learned, own, resume, to_its_end, train
+from faults.damages import resealed
 from worlds import differences
-
-from trimtab.core.files import sha256_of
 
 
 @pytest.fixture(scope="module")
@@ -82,10 +81,7 @@ def test_the_bombs_are_live(tmp_path):
 def test_a_checkpoint_with_a_manifest_that_fits(run, bomb, form, name):
     folder = run / "checkpoints/step-3"
     form(bomb, folder / name)
-    manifest = json.loads((folder / "MANIFEST.json").read_text())
-    size = (folder / name).stat().st_size
-    manifest["files"][name] = {"sha256": sha256_of(folder / name), "bytes": size}
-    (folder / "MANIFEST.json").write_text(json.dumps(manifest))
+    resealed(folder, name)
     ended = warm.trimtab("resume", run, **own(run))
     said = " ".join(ended.output.split())
     assert ended.status == 1 and f"checkpoint {folder} is damaged: " in said, said
