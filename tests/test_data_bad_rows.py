@@ -202,6 +202,7 @@ def rankings():
             (bad(kind, scores=[1, 2]), "both ranks and scores: one of them has to go"),
             (bad(kind, better=[[None, 1]]), "better is not 2 lists for 2 responses"),
             (bad(kind, better=3), "better is not 2 lists for 2 responses"),
+            (bad(kind, better=[[None] * 2] * 2), "better compares no two responses"),
             (bad(kind, better=[1, 2]), "better is a number, not a list"),
             (bad(kind, better=[[None, 2], [None] * 2]), "better holds what is not a probability"),
             (

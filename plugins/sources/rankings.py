@@ -142,4 +142,6 @@ def _given(columns: Columns, count: int) -> Better:
             rows[j][i] = 1 - one
     for i in range(count):
         rows[i][i] = None
+    if all(p is None for row in rows for p in row):
+        raise BadRow("better compares no two responses")
     return tuple(map(tuple, rows))
