@@ -5,17 +5,30 @@ from __future__ import annotations
 import json
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
 import interrupting
+import pytest
 import warm
 from worlds import World
 
 STEPS = 4
 EXITS = {"SIGTERM": 143, "SIGINT": 130, "SIGINT,SIGINT": 130, "SIGKILL": -signal.SIGKILL}
 OBJECTIVES = ("sft", "dpo", "kto", "reward_model")
+
+
+def mostly_slow(*cases: Any, quick: Collection[Any]) -> list[Any]:
+    """Parameters of which those that are not quick are slow."""
+    return [
+        case if case in quick else pytest.param(*_words(case), marks=pytest.mark.slow)
+        for case in cases
+    ]
+
+
+def _words(case: Any) -> tuple[Any, ...]:
+    return case if isinstance(case, tuple) else (case,)
 
 
 def learned(world: World, home: Path, objective: str = "dpo", **changes: Any) -> Path:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import warm
 from faults import damages
-from faults.commands import file_of, learned, own, resume, state_of, train
+from faults.commands import mostly_slow, own, resume, state_of
 from safetensors.torch import load_file, save_file
 from worlds import differences
 
@@ -29,25 +29,6 @@ CHECKPOINT = (
     "run.json",
 )
 ADAPTER = "adapter/adapter_model.safetensors"
-
-
-@pytest.fixture(scope="module")
-def whole(world, tmp_path_factory):
-    """A run of DPO, which has a reference cache too, that was never interrupted."""
-    return learned(world, tmp_path_factory.mktemp("whole"))
-
-
-@pytest.fixture(scope="module")
-def stopped(whole, tmp_path_factory):
-    """The same, stopped after step 3: checkpoints 2 and 3 are kept."""
-    return train(file_of(whole), tmp_path_factory.mktemp("stopped") / "run", "3:SIGTERM")
-
-
-@pytest.fixture
-def run(stopped, tmp_path):
-    """A copy of it, with its cache."""
-    shutil.copytree(stopped.parent, tmp_path / "copy")
-    return tmp_path / "copy/run"
 
 
 def refused(run: Path, status: int) -> str:
@@ -70,11 +51,7 @@ SOME = [("optimizer.safetensors", damages.flipped), ("MANIFEST.json", damages.sw
 
 @pytest.mark.parametrize(
     "name, damage",
-    [
-        pytest.param(name, damage, marks=() if (name, damage) in SOME else pytest.mark.slow)
-        for name in CHECKPOINT
-        for damage in damages.ALL
-    ],
+    [*mostly_slow(*((name, damage) for name in CHECKPOINT for damage in damages.ALL), quick=SOME)],
 )
 def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(run, whole, name, damage):
     checkpoints = run / "checkpoints"
@@ -138,12 +115,12 @@ def assert_cut_off_is_refused(run: Path, step: int) -> None:
     file.write_text(text)
 
 
-@pytest.mark.parametrize("step", [97, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("step", [197, pytest.param(1, marks=pytest.mark.slow)])
 def test_a_config_cut_off_anywhere_is_refused(run, step):
     assert_cut_off_is_refused(run, step)
 
 
-@pytest.mark.parametrize("step", [97, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("step", [197, pytest.param(1, marks=pytest.mark.slow)])
 def test_a_config_of_stages_cut_off_anywhere_is_refused(world, tmp_path, step):
     """Between two stages too, where what is left is a run file by itself."""
     stages = [{"name": "first", **world.learning("sft")}, {"name": "second"}]
@@ -159,7 +136,10 @@ def test_a_config_that_says_something_else_is_noted(run):
     assert "config.yaml has changed since step 3: train.learning_rate is 0.03 and was 0.01" in said
 
 
-@pytest.mark.parametrize("damage", [damages.missing, damages.empty, damages.halved])
+@pytest.mark.parametrize(
+    "damage",
+    mostly_slow(damages.missing, damages.empty, damages.halved, quick=[damages.halved]),
+)
 def test_a_damaged_run_json_is_refused_and_can_be_deleted(run, whole, damage):
     file = run / "run.json"
     damage(file, run)
@@ -203,7 +183,10 @@ def test_half_a_line_after_the_checkpoint_is_cut_off(run, whole):
     assert differences(run, whole) == []
 
 
-@pytest.mark.parametrize("damage", [damages.missing, damages.empty, damages.halved])
+@pytest.mark.parametrize(
+    "damage",
+    mostly_slow(damages.missing, damages.empty, damages.halved, quick=[damages.halved]),
+)
 def test_lost_lines_of_a_log_are_told_and_the_weights_are_the_same(run, whole, damage):
     damage(run / "metrics.jsonl", run)
     said = resume(run)
@@ -213,6 +196,7 @@ def test_lost_lines_of_a_log_are_told_and_the_weights_are_the_same(run, whole, d
     assert differences(run, whole) == ["metrics.jsonl"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["data.json", "env.json", "config.source.yaml", "run.lock"])
 def test_what_only_informs_may_be_missing(run, whole, name):
     (run / name).unlink()
@@ -220,7 +204,7 @@ def test_what_only_informs_may_be_missing(run, whole, name):
     assert set(differences(run, whole)) <= {name}
 
 
-@pytest.mark.parametrize("damage", damages.EXCEPT_SWAPPED)
+@pytest.mark.parametrize("damage", mostly_slow(*damages.EXCEPT_SWAPPED, quick=[damages.flipped]))
 def test_a_damaged_reference_cache_json_is_refused_or_told(run, whole, damage):
     file = run / "reference_cache.json"
     damage(file, run)
@@ -241,7 +225,7 @@ def shards(run: Path) -> list[Path]:
     return sorted(Path(own(run)["TRIMTAB_CACHE"]).rglob("*.safetensors"))
 
 
-@pytest.mark.parametrize("damage", damages.ALL)
+@pytest.mark.parametrize("damage", mostly_slow(*damages.ALL, quick=[damages.flipped]))
 def test_a_damaged_shard_of_the_reference_cache_is_told_and_never_used(run, whole, damage):
     first, last = shards(run)[0], shards(run)[-1]
     assert first != last
@@ -269,14 +253,15 @@ def test_a_death_in_the_finish_leaves_no_half_of_an_adapter(run, whole, tmp_path
 
 @pytest.mark.parametrize(
     "name, damage, said",
-    [
+    mostly_slow(
         ("adapter_model.safetensors", damages.missing, "holds no adapter_model.safetensors"),
         ("adapter_model.safetensors", damages.empty, "cannot be read"),
         ("adapter_model.safetensors", damages.halved, "cannot be read"),
         ("adapter_config.json", damages.missing, "holds no PEFT adapter"),
         ("adapter_config.json", damages.empty, "holds no PEFT adapter"),
         ("adapter_config.json", damages.halved, "holds no PEFT adapter"),
-    ],
+        quick=[("adapter_model.safetensors", damages.halved, "cannot be read")],
+    ),
 )
 def test_a_damaged_adapter_is_no_start(world, whole, tmp_path, name, damage, said):
     adapter = shutil.copytree(whole / "adapter", tmp_path / "start")

@@ -12,10 +12,8 @@ import pytest
 import warm
 from faults import tracing
 from faults.commands import (
-    OBJECTIVES,
     STEPS,
     file_of,
-    learned,
     own,
     resume,
     start,
@@ -23,18 +21,6 @@ from faults.commands import (
     train,
 )
 from worlds import differences
-
-
-@pytest.fixture(scope="module", params=OBJECTIVES)
-def any_whole(request, world, tmp_path_factory):
-    """A run that was never interrupted, of each objective."""
-    return learned(world, tmp_path_factory.mktemp(request.param), request.param)
-
-
-@pytest.fixture(scope="module")
-def whole(world, tmp_path_factory):
-    """One of DPO, which has a reference cache too."""
-    return learned(world, tmp_path_factory.mktemp("whole"))
 
 
 def died(whole: Path, run: Path, step: int, event: int) -> bool:
@@ -51,7 +37,7 @@ def assert_it_can_go_on(whole: Path, run: Path) -> None:
     assert differences(run, whole) == []
 
 
-@pytest.mark.parametrize("step, event", [(0, 12), (2, 3), (2, 9), (2, 15), (2, 21), (2, 27)])
+@pytest.mark.parametrize("step, event", [(0, 12), (2, 9), (2, 21)])
 def test_death_at_a_change_of_the_disk(whole, tmp_path, step, event):
     assert died(whole, tmp_path / "run", step, event)
     assert_it_can_go_on(whole, tmp_path / "run")
@@ -120,7 +106,7 @@ def killed_at_random(whole: Path, run: Path, kills: int, seed: int) -> list[int]
     return statuses
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 def test_killed_at_random_instants(whole, tmp_path, seed):
     killed_at_random(whole, tmp_path / "run", kills=3, seed=seed)
 

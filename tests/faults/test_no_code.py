@@ -12,36 +12,11 @@ import pyarrow.parquet as pq
 import pytest
 import warm
 from faults.bombs import FORMS, Bomb
-from faults.commands import file_of, learned, own, resume, to_its_end, train
+from faults.commands import file_of, mostly_slow, own, resume, to_its_end
 from faults.damages import resealed
 from worlds import differences
 
-
-@pytest.fixture(scope="module")
-def whole(world, tmp_path_factory):
-    """A run of DPO that was never interrupted."""
-    return learned(world, tmp_path_factory.mktemp("whole"))
-
-
-@pytest.fixture(scope="module")
-def stopped(whole, tmp_path_factory):
-    """The same, stopped after step 3: checkpoints 2 and 3 are kept."""
-    return train(file_of(whole), tmp_path_factory.mktemp("stopped") / "run", "3:SIGTERM")
-
-
-@pytest.fixture
-def run(stopped, tmp_path):
-    """A copy of it, with its cache."""
-    shutil.copytree(stopped.parent, tmp_path / "copy")
-    return tmp_path / "copy/run"
-
-
-@pytest.fixture
-def bomb(tmp_path):
-    """Whatever the test does, it must not go off."""
-    bomb = Bomb(tmp_path / "marker")
-    yield bomb
-    assert not bomb.went_off
+EACH_FORM = mostly_slow(*FORMS, quick=FORMS[:1])
 
 
 def trained(file: Path, run: Path) -> tuple[int, str]:
@@ -76,8 +51,18 @@ def test_the_bombs_are_live(tmp_path):
         assert bomb.went_off
 
 
-@pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("name", ["optimizer.safetensors", "roles/policy.safetensors", "run.json"])
+@pytest.mark.parametrize("form", EACH_FORM)
+@pytest.mark.parametrize(
+    "name",
+    [
+        *mostly_slow(
+            "optimizer.safetensors",
+            "roles/policy.safetensors",
+            "run.json",
+            quick=["optimizer.safetensors"],
+        )
+    ],
+)
 def test_a_checkpoint_with_a_manifest_that_fits(run, bomb, form, name):
     folder = run / "checkpoints/step-3"
     form(bomb, folder / name)
@@ -87,6 +72,7 @@ def test_a_checkpoint_with_a_manifest_that_fits(run, bomb, form, name):
     assert ended.status == 1 and f"checkpoint {folder} is damaged: " in said, said
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["optimizer.pt", "trainer_state.bin", "rng_state.pth"])
 def test_a_checkpoint_with_more_than_its_manifest_names(run, whole, bomb, name):
     bomb.saved_by_torch(run / "checkpoints/step-3" / name)
@@ -112,7 +98,8 @@ def test_the_files_of_a_run(stopped):
     assert sorted(path.name for path in stopped.iterdir() if path.is_file()) == sorted(RUN_FILES)
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.slow
+@pytest.mark.parametrize("form", EACH_FORM)
 @pytest.mark.parametrize("name", RUN_FILES)
 def test_the_files_of_a_run_directory(run, bomb, form, name):
     form(bomb, run / name)
@@ -123,7 +110,8 @@ def test_the_files_of_a_run_directory(run, bomb, form, name):
     assert not status or name in ended.output
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.slow
+@pytest.mark.parametrize("form", EACH_FORM)
 def test_a_shard_of_the_reference_cache(run, whole, bomb, form):
     shard = min(Path(own(run)["TRIMTAB_CACHE"]).rglob("*.safetensors"))
     form(bomb, shard)
@@ -131,7 +119,10 @@ def test_a_shard_of_the_reference_cache(run, whole, bomb, form):
     assert differences(run, whole) == []
 
 
-@pytest.mark.parametrize("tag", ["!!python/object/apply:os.mkdir", "!!python/object/new:os.mkdir"])
+TAGS = ("!!python/object/apply:os.mkdir", "!!python/object/new:os.mkdir")
+
+
+@pytest.mark.parametrize("tag", mostly_slow(*TAGS, quick=TAGS[:1]))
 def test_tags_in_run_files(world, run, whole, bomb, tmp_path, tag):
     file = world.file(tmp_path / "run.yaml")
     file.write_text(file.read_text() + bomb.in_yaml(tag))
@@ -148,14 +139,15 @@ def start_of(whole: Path, tmp_path: Path) -> Path:
     return shutil.copytree(whole / "adapter", tmp_path / "start")
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", EACH_FORM)
 @pytest.mark.parametrize(
     "name, said",
-    [
+    mostly_slow(
         ("adapter_model.bin", "holds no adapter_model.safetensors"),
         ("adapter_model.safetensors", "cannot be read"),
         ("adapter_config.json", "holds no PEFT adapter"),
-    ],
+        quick=[("adapter_model.bin", "holds no adapter_model.safetensors")],
+    ),
 )
 def test_an_adapter_to_start_from(world, whole, bomb, tmp_path, form, name, said):
     start = start_of(whole, tmp_path)
@@ -167,6 +159,7 @@ def test_an_adapter_to_start_from(world, whole, bomb, tmp_path, form, name, said
     assert ended.status == 2 and said in " ".join(ended.output.split()), ended.output
 
 
+@pytest.mark.slow
 def test_an_adapter_that_names_a_module(world, whole, bomb, tmp_path):
     start = start_of(whole, tmp_path)
     (start / "bomb.py").write_text(bomb.in_python())
@@ -175,6 +168,7 @@ def test_an_adapter_that_names_a_module(world, whole, bomb, tmp_path):
     refused(file, tmp_path / "run", "they name code to run")
 
 
+@pytest.mark.slow
 def test_code_of_a_tokenizer_in_an_adapter_is_not_read(world, whole, bomb, tmp_path):
     start = start_of(whole, tmp_path)
     remote(start, bomb, "tokenizer_config.json", {"AutoTokenizer": [None, "bomb.Bomb"]})
@@ -203,9 +197,16 @@ def with_model(world: Any, model: Path) -> Path:
     return world.file(model.parent / "run.yaml", model={"name": str(model)})
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", EACH_FORM)
 @pytest.mark.parametrize(
-    "name", ["pytorch_model.bin", "model.safetensors", "config.json", "tokenizer.json"]
+    "name",
+    mostly_slow(
+        "pytorch_model.bin",
+        "model.safetensors",
+        "config.json",
+        "tokenizer.json",
+        quick=["pytorch_model.bin"],
+    ),
 )
 def test_the_files_of_a_model(world, model, bomb, form, name):
     if name == "pytorch_model.bin":
@@ -216,6 +217,7 @@ def test_the_files_of_a_model(world, model, bomb, form, name):
     )
 
 
+@pytest.mark.slow
 def test_a_real_model_in_pytorch_model_bin_is_not_loaded(world, model):
     import torch
     from safetensors.torch import load_file
@@ -231,12 +233,14 @@ def test_code_of_a_model_of_an_unknown_type(world, model, bomb):
     refused(with_model(world, model), model.parent / "run", "trust_remote_code")
 
 
+@pytest.mark.slow
 def test_code_of_a_model_of_a_known_type_is_passed_over(world, model, bomb):
     auto_map = {"AutoConfig": "bomb.Bomb", "AutoModelForCausalLM": "bomb.Bomb"}
     remote(model, bomb, "config.json", auto_map)
     assert trained(with_model(world, model), model.parent / "run")[0] == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("known", [True, False])
 def test_code_of_a_tokenizer(world, model, bomb, known):
     changes = {} if known else {"tokenizer_class": "UnknownHere"}
@@ -246,15 +250,21 @@ def test_code_of_a_tokenizer(world, model, bomb, known):
     assert status == 0 or (status == 2 and "trust_remote_code" in said), said
 
 
-@pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("name", ["rows.pkl", "rows.pt", "rows.arrow", "rows.jsonl", "rows.json"])
+@pytest.mark.parametrize("form", EACH_FORM)
+@pytest.mark.parametrize(
+    "name",
+    mostly_slow(
+        "rows.pkl", "rows.pt", "rows.arrow", "rows.jsonl", "rows.json", quick=["rows.pkl"]
+    ),
+)
 def test_a_data_file(world, bomb, tmp_path, form, name):
     form(bomb, tmp_path / name)
     data = {"train": str(tmp_path / name), "eval": None}
     refused(world.file(tmp_path / "run.yaml", data=data), tmp_path / "run", name)
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.slow
+@pytest.mark.parametrize("form", EACH_FORM)
 @pytest.mark.parametrize("name", ["rows.parquet", "rows.csv"])
 def test_a_data_file_of_columns(world, bomb, tmp_path, form, name):
     form(bomb, tmp_path / name)
@@ -263,7 +273,8 @@ def test_a_data_file_of_columns(world, bomb, tmp_path, form, name):
     assert status == 2 and str(tmp_path) in said, said
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.slow
+@pytest.mark.parametrize("form", EACH_FORM)
 def test_a_folder_of_data(world, bomb, tmp_path, form):
     folder = tmp_path / "rows"
     folder.mkdir()
@@ -277,6 +288,7 @@ def test_a_folder_of_data(world, bomb, tmp_path, form):
     refused(file, tmp_path / "again", "cannot be read as a saved dataset")
 
 
+@pytest.mark.slow
 def test_a_pickled_type_in_a_parquet_file(world, bomb, tmp_path):
     bomb.pickled(tmp_path / "pickle")
     named = {"ARROW:extension:name": "arrow.py_extension_type"}

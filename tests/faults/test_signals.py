@@ -9,16 +9,19 @@ from pathlib import Path
 
 import pytest
 import warm
-from faults.commands import EXITS, file_of, learned, own, start, state_of, to_its_end, wait_for
+from faults.commands import (
+    EXITS,
+    file_of,
+    mostly_slow,
+    own,
+    start,
+    state_of,
+    to_its_end,
+    wait_for,
+)
 from worlds import differences
 
 from trimtab.core.checkpoint import newest
-
-
-@pytest.fixture(scope="module")
-def whole(world, tmp_path_factory):
-    """A run of DPO that was never interrupted."""
-    return learned(world, tmp_path_factory.mktemp("whole"))
 
 
 def assert_stopped(whole: Path, run: Path, ended: warm.Ended, status: int) -> None:
@@ -47,7 +50,7 @@ def test_before_there_is_a_run(whole, tmp_path, name):
 
 @pytest.mark.parametrize(
     "interrupt",
-    [
+    mostly_slow(
         "0:SIGTERM@8",
         "0:SIGINT@8",
         "0:SIGINT@30",
@@ -56,7 +59,8 @@ def test_before_there_is_a_run(whole, tmp_path, name):
         "2:SIGINT,SIGINT@9",
         "4:SIGTERM@30",
         "4:SIGINT,SIGINT@45",
-    ],
+        quick=["0:SIGTERM@8", "2:SIGINT,SIGINT@9", "4:SIGTERM@30"],
+    ),
 )
 def test_while_it_is_made_and_saved_and_finished(whole, tmp_path, interrupt):
     ended = interrupted(whole, tmp_path / "run", interrupt)

@@ -10,30 +10,11 @@ import interrupting
 import pytest
 import troubled
 import warm
-from faults.commands import file_of, learned, own, start, state_of, to_its_end, train
+from faults.commands import file_of, mostly_slow, own, start, state_of, to_its_end
 from faults.mounts import enlarge, fill, read_only, small_disk
 from worlds import differences
 
 from trimtab.core.checkpoint import newest
-
-
-@pytest.fixture(scope="module")
-def whole(world, tmp_path_factory):
-    """A run of DPO that was never interrupted."""
-    return learned(world, tmp_path_factory.mktemp("whole"))
-
-
-@pytest.fixture(scope="module")
-def stopped(whole, tmp_path_factory):
-    """The same, stopped after step 2."""
-    return train(file_of(whole), tmp_path_factory.mktemp("stopped") / "run", "2:SIGTERM")
-
-
-@pytest.fixture
-def run(stopped, tmp_path):
-    """A copy of it, with its cache."""
-    shutil.copytree(stopped.parent, tmp_path / "copy")
-    return tmp_path / "copy/run"
 
 
 def goes_on(whole: Path, run: Path) -> None:
@@ -46,7 +27,7 @@ SIZES = range(8, 440, 16)
 
 @pytest.mark.parametrize(
     "kilobytes",
-    [pytest.param(n, marks=() if n in (104, 296) else pytest.mark.slow) for n in SIZES],
+    [pytest.param(n, marks=() if n == 296 else pytest.mark.slow) for n in SIZES],
 )
 def test_a_full_disk(whole, tmp_path, kilobytes):
     """At whatever it is full, what is there stays, and with more room the run goes on."""
@@ -69,7 +50,10 @@ def test_a_full_disk(whole, tmp_path, kilobytes):
         goes_on(whole, run)
 
 
-@pytest.mark.parametrize("limit", [40_000, pytest.param(4000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "limit",
+    [pytest.param(40_000, marks=pytest.mark.slow), pytest.param(4000, marks=pytest.mark.slow)],
+)
 def test_files_that_may_not_grow(world, whole, tmp_path, limit):
     """A limit that the kernel enforces everywhere: EFBIG."""
     run = tmp_path / "run"
@@ -91,7 +75,7 @@ def test_a_read_only_run_is_refused_and_untouched(whole, run):
     goes_on(whole, run)
 
 
-@pytest.mark.parametrize("what", ["checkpoints", "cache"])
+@pytest.mark.parametrize("what", mostly_slow("checkpoints", "cache", quick=["checkpoints"]))
 def test_a_folder_that_becomes_read_only(whole, run, what):
     folder = run / "checkpoints" if what == "checkpoints" else Path(own(run)["TRIMTAB_CACHE"])
     if what == "cache":
@@ -101,11 +85,11 @@ def test_a_folder_that_becomes_read_only(whole, run, what):
         assert ended.status == 1, ended.output
         assert "ee to the disk, then resume" in " ".join(ended.output.split())
         assert "a fault of trimtab" not in ended.output
-        assert state_of(run) == ("failed", 2)
+        assert state_of(run) == ("failed", 3)
     goes_on(whole, run)
 
 
-@pytest.mark.parametrize("command", ["train", "resume"])
+@pytest.mark.parametrize("command", mostly_slow("train", "resume", quick=["resume"]))
 @pytest.mark.parametrize(
     "attempt", [0, *(pytest.param(n, marks=pytest.mark.slow) for n in range(1, 10))]
 )
