@@ -41,8 +41,10 @@ tags: [trimtab, {file.objective.name}]
 
 {_held_out(run.directory.records("evals"), parts)}
 
-{_reading(parts)} The whole run file is `config.yaml`; what it was given is `config.source.yaml`,
-versions are in `env.json`.
+{_reading(parts)}
+
+The whole run file is `config.yaml`; what it was given is `config.source.yaml`, versions are in
+`env.json`.
 """
 
 
@@ -65,7 +67,8 @@ def _loading(base: str) -> str:
     """How the first scalar role scores without us."""
     return f"""## Loading
 
-It scores a prompt with its completion, written by the model's chat template:
+It scores a prompt with its completion, written by the model's chat template. Members of an
+ensemble are loaded one by one, each from its own folder.
 
 ```python
 model = AutoModelForSequenceClassification.from_pretrained("{base}", num_labels=1)

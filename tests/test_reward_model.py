@@ -10,13 +10,18 @@ import torch
 from pydantic import ValidationError
 from tiny import gradient, policy, ragged_pairs, ragged_rankings, relative, save_tiny
 
-from trimtab import Needs, Ranked, Term
+from trimtab import Loss, Needs, Ranked, Term
 from trimtab.core.batches import sequences
 from trimtab.core.gradient import accumulate
 from trimtab.core.layout import lay_out, rows_of
 from trimtab.core.seeds import mixed
 from trimtab.objectives.reward_model import RewardModel
-from trimtab.testing import parametrize_with_checks
+from trimtab.testing import (
+    CHECKS,
+    ConformanceError,
+    check_objective,
+    parametrize_with_checks,
+)
 
 NAN = math.nan
 ALL, SOME, ONE = 4096, 110, 1
@@ -38,6 +43,36 @@ CONFORM = [
 @parametrize_with_checks(CONFORM)
 def test_conforms(objective, check):
     check(objective)
+
+
+class Forgetful(RewardModel):
+    """A reward model https://example.org that takes what was not compared for a comparison."""
+
+    def loss(self, batch):
+        score_NK = batch.score_NK
+        return Loss(-batch.better_NKK[:, 1, 2] * (score_NK[:, 1] - score_NK[:, 2]))
+
+
+class Backward(RewardModel):
+    """A reward model https://example.org that prefers the worse response."""
+
+    def loss(self, batch):
+        return super().loss(replace(batch, better_NKK=1 - batch.better_NKK))
+
+
+@pytest.mark.parametrize(
+    ("fault", "check", "message"),
+    [
+        (Forgetful, "check_terms_are_complete", "loss.. is not finite"),
+        (Backward, "check_pushes_the_right_way", "does not raise the better response"),
+    ],
+)
+def test_the_kit_catches_faults_with_rankings(fault, check, message):
+    with pytest.raises(ConformanceError, match=message):
+        check_objective(fault(fault.options()))
+    others = {one.__name__: "found first" for one in CHECKS if one.__name__ != check}
+    with pytest.raises(ConformanceError, match=message):
+        check_objective(fault(fault.options()), others)
 
 
 def logistic(x):

@@ -118,7 +118,7 @@ def _page(about: dict[str, Any], schema: dict[str, Any]) -> str:
     if about.get("data"):
         lines.append(f"data:    {about['data']}")
     if "needs" in about:
-        lines.append(f"needs:   {', '.join(about['needs']) or 'nothing beside the policy'}")
+        lines.append(f"needs:   {', '.join(about['needs']) or 'nothing'}")
     lines.append("options:")
     required = schema["required"]
     for option, field in schema["properties"].items():
