@@ -240,6 +240,15 @@ def test_code_of_a_model_of_a_known_type_is_passed_over(world, model, bomb):
     assert trained(with_model(world, model), model.parent / "run")[0] == 0
 
 
+def test_a_chat_template_that_reaches_for_python(world, model):
+    template = "{% for m in messages %}{{ ''.__class__.__mro__ }}{{ m.content }}{% endfor %}"
+    (model / "chat_template.jinja").write_text(template)
+    said = (
+        "the chat template refuses it: access to attribute '__class__' of 'str' object is unsafe"
+    )
+    refused(with_model(world, model), model.parent / "run", said)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("known", [True, False])
 def test_code_of_a_tokenizer(world, model, bomb, known):
