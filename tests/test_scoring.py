@@ -204,7 +204,7 @@ def test_mean_and_spread_are_over_members(ensemble, plugins):
 def test_an_exported_reward_model_is_a_plain_classifier(single, plugins, tmp_path):
     run, _ = single
     ended = warm.trimtab("export", run, tmp_path / "out")
-    assert ended.status == 0, ended.output
+    assert (ended.status, ended.output) == (0, f"made {tmp_path / 'out'}\n")
     scorer = load_scorer(run, plugins)
     got = by_theirs(plain(tmp_path / "out"), texts()) - scorer.center["reward"]
     torch.testing.assert_close(got, by_ours(scorer, texts())[0], rtol=1e-4, atol=1e-5)

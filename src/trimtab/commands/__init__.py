@@ -28,11 +28,11 @@ def quiet() -> None:
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     warnings.filterwarnings("ignore", module=rf"({LOUD})(\.|$)")
-    for name in LOUD.split("|"):
-        logging.getLogger(name).setLevel(logging.ERROR)
     from datasets.utils.logging import disable_progress_bar as without_datasets_bars
     from transformers.utils.logging import disable_progress_bar
 
+    for name in LOUD.split("|"):  # after the imports, which set levels of their own
+        logging.getLogger(name).setLevel(logging.ERROR)
     disable_progress_bar()
     without_datasets_bars()
 
