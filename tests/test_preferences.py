@@ -166,7 +166,7 @@ ROWS = st.lists(
 )
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(ROWS)
 def test_all_is_as_slow_counting_says(rows):
     decided = []
@@ -203,10 +203,11 @@ def drawn(rows, sharpness=1.0, seed=0):
 
 
 def test_calibrated_scores_have_an_ece_near_0():
-    right, sharp = measures(drawn(2000)), measures(drawn(2000, sharpness=3.0))
+    right = measures(drawn(1500))
+    sharp = measure(dict(of_comparisons(comparisons(drawn(1500, sharpness=3.0))))["ece"])
     assert right["ece"].value < 0.04
-    assert sharp["ece"].value > 0.1
-    assert sharp["ece"].low > right["ece"].high
+    assert sharp.value > 0.1
+    assert sharp.low > right["ece"].high
     for low, high in zip(CONFIDENCE, CONFIDENCE[1:], strict=False):
         mean, hit = (right[f"{name}/{low:g}-{high:g}"] for name in ("confidence", "reliability"))
         assert hit.low - 0.02 < mean.value < hit.high + 0.02

@@ -54,8 +54,7 @@ def rankings(*, margins):
     return Ranked((pairs.chosen, pairs.rejected), better_NKK, margin_NKK if margins else None)
 
 
-@pytest.mark.parametrize("margins", [False, True])
-@pytest.mark.parametrize("centering", [0.0, 0.3])
+@pytest.mark.parametrize(("margins", "centering"), [(False, 0.0), (True, 0.3)])
 def test_pairs(model, folder, margins, centering):
     batch = rankings(margins=margins)
     options = CENTERING if centering else {}
