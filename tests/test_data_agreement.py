@@ -222,7 +222,7 @@ def test_a_row_that_cannot_be_used_is_counted_with_its_reason(tmp_path, row, rea
         ),
         ({"ranks": [1], "responses": ["a"]}, "responses holds fewer than two"),
         ({"ranks": [1, 2], "responses": ["a", "a"]}, "two responses are the same"),
-        ({"better": [[None] * 3] * 3, "ranks": [1, 2, 3]}, "nothing in it was compared to"),
+        ({"better": [[None] * 3] * 3, "ranks": [1, 2, 3]}, "better compares no two"),
         ({"ranks": [3, 2, 1], "annotator": 1}, "the annotator judged the same before, with anoth"),
         ({"chosen": "a", "preference": 2}, "no column 'rejected'"),
     ],

@@ -199,14 +199,11 @@ def _pair(columns: Columns) -> list[tuple[Unit, float]]:
 def _ranking(columns: Columns) -> list[tuple[Unit, float]]:
     example = ranking(columns)
     assert isinstance(example.said, Ranking)
-    found = [
+    return [
         _compared(example, i, j, probability)
         for i, j in combinations(range(len(example.completions)), 2)
         if (probability := example.said.better[i][j]) is not None
     ]
-    if not found:
-        raise BadRow("nothing in it was compared to anything")
-    return found
 
 
 def _compared(example: Example, i: int, j: int, probability: float) -> tuple[Unit, float]:
