@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, Self
 from annotated_types import Ge, Gt, Lt
 from pydantic import ConfigDict, Field, model_validator
 
-from trimtab.core.options import Config
+from trimtab.core.options import Config, LocalPath
 
 PositiveInt = Annotated[int, Gt(0)]
 PositiveFloat = Annotated[float, Gt(0)]
@@ -36,10 +36,10 @@ class AdapterConfig(Config):
 class ModelConfig(Config):
     """The base, how it is held, and the adapter that is trained on it."""
 
-    name: str = "smollm2-135m-instruct"
+    name: Annotated[str, LocalPath()] = "smollm2-135m-instruct"
     """A hub id, a local folder, or the embedded ``smollm2-135m-instruct``."""
 
-    start: str | None = None
+    start: Annotated[str | None, LocalPath()] = None
     """Start from this adapter, and keep it as the reference.
 
     ``stages.NAME``, a run directory or a PEFT folder.
@@ -79,10 +79,10 @@ class ModelConfig(Config):
 class DataConfig(Config):
     """Where rows come from, and which of them are used."""
 
-    train: str
+    train: Annotated[str, LocalPath()]
     """A file (JSON, JSONL, CSV, Parquet), a folder, a datasets id, or rotten-tomatoes[/view]."""
 
-    eval: str | None = None
+    eval: Annotated[str | None, LocalPath()] = None
     """Held-out rows, as ``train``; null keeps ``holdout`` of the training rows, by prompt."""
 
     holdout: Share = 0.1

@@ -5,6 +5,13 @@ from __future__ import annotations
 from pydantic import BaseModel, ConfigDict
 
 
+class LocalPath:
+    """Marks an option that may name a path here: ``Annotated[str, LocalPath()]``.
+
+    A run keeps such a path absolute, so that it can be resumed from anywhere.
+    """
+
+
 class Config(BaseModel):
     """Options of one plugin or section: frozen, typed, and no unknown keys.
 

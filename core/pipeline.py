@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from trimtab.core.build import Registry
-from trimtab.core.config import RunFile
+from trimtab.core.config import DataConfig, ModelConfig, RunFile, Selected
 from trimtab.core.environment import environment
 from trimtab.core.errors import UserError
 from trimtab.core.finish import has_result
+from trimtab.core.options import Config, LocalPath
 from trimtab.core.processes import Processes
 from trimtab.core.run import Run
 from trimtab.core.rundir import CONFIG, SOURCE, RunDirectory, new_run_path
 from trimtab.core.runfile import Plan, Stage, dump, dump_plan, load
 from trimtab.core.runfile import Registry as Checked
 from trimtab.core.signals import Stop, stop_on_signals
+
+Section = TypeVar("Section", bound=Config)
 
 
 class Observed(Registry, Protocol):
@@ -36,12 +38,16 @@ def start(plan: Plan, path: Path | None, registry: Observed, processes: Processe
     first = plan.stages[0].run
     chosen = path or (Path(first.run) if first.run else new_run_path(Path("runs"), plan.path.stem))
     home = Path(processes.gather(str(chosen))[0])
-    plan = Plan(plan.path, plan.text, tuple(Stage(s.name, absolute(s.run)) for s in plan.stages))
+    plan = Plan(plan.path, plan.text, tuple(_settled(s, registry) for s in plan.stages))
     with stop_on_signals() as stop:
         if processes.main:
             RunDirectory.create(home, dump_plan(plan), plan.text, environment())
         processes.wait()
         return _run_all(plan, RunDirectory.open(home), registry, processes, stop)
+
+
+def _settled(stage: Stage, registry: Registry) -> Stage:
+    return Stage(stage.name, absolute(stage.run, registry))
 
 
 def resume(path: Path, registry: Observed, processes: Processes) -> Path:
@@ -117,16 +123,34 @@ def handed_over(settled: RunFile, asked: RunFile, home: Path) -> RunFile:
     return settled.model_copy(update={"model": settled.model.model_copy(update={"start": start})})
 
 
-def absolute(file: RunFile) -> RunFile:
+def absolute(file: RunFile, registry: Registry) -> RunFile:
     """Local paths made absolute, so that a run can be resumed from anywhere."""
-    data = _absolute(file.data, ("train", "eval"))
-    model = _absolute(file.model, ("name", "start"))
-    return file.model_copy(update={"data": data, "model": model})
+
+    def selected(kind: str, one: Selected | None) -> Selected | None:
+        return one and _absolute(one, registry.find(kind, one.name).options)
+
+    return file.model_copy(
+        update={
+            "data": _absolute(file.data, DataConfig),
+            "model": _absolute(file.model, ModelConfig),
+            "objective": selected("objective", file.objective),
+            "reference": selected("reference", file.reference),
+            "source": selected("source", file.source),
+            "judge": selected("judge", file.judge),
+            "reward": [selected("reward", one) for one in file.reward],
+            "trackers": [selected("tracker", one) for one in file.trackers],
+        }
+    )
 
 
-def _absolute(section: Any, keys: tuple[str, ...]) -> Any:
-    values: Mapping[str, str | None] = {key: getattr(section, key) for key in keys}
-    paths = {key: Path(value).expanduser() for key, value in values.items() if value}
+def _absolute(section: Section, options: type[Config]) -> Section:
+    """The paths among these options that exist, as they are seen from everywhere."""
+    given = section.model_dump()
+    paths = {
+        key: Path(given[key]).expanduser()
+        for key, field in options.model_fields.items()
+        if any(isinstance(mark, LocalPath) for mark in field.metadata) and given.get(key)
+    }
     return section.model_copy(
         update={key: str(path.resolve()) for key, path in paths.items() if path.exists()}
     )

@@ -11,7 +11,11 @@ import interrupting
 import pytest
 import warm
 import yaml
-from worlds import differences, lines, whole_state
+from worlds import World, differences, lines, whole_state
+
+from trimtab.core.pipeline import absolute
+from trimtab.core.runfile import load
+from trimtab.plugins.registry import Plugins
 
 STEPS = 2
 
@@ -133,3 +137,18 @@ def test_stages_can_be_overridden(file, tmp_path):
     ]
     assert settings[1]["objective"]["beta"] == 0.5
     assert [each["train"]["learning_rate"] for each in settings] == [0.001, 0.005]
+
+
+def test_local_paths_are_kept_absolute_those_of_plugins_too(tmp_path, monkeypatch):
+    world = World.make(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    relative = {
+        "model": {"name": "model"},
+        "data": {"train": "pairs.jsonl", "eval": "owner/name"},
+        "reference": {"name": "model", "model": "model"},
+    }
+    plugins = Plugins()
+    asked = load(world.file(tmp_path / "relative.yaml", **relative), (), plugins).stages[0].run
+    file = absolute(asked, plugins)
+    assert file.model.name == file.reference.options["model"] == str(world.model)
+    assert (file.data.train, file.data.eval) == (str(world.pairs), "owner/name")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Annotated
 
 import torch
 from torch import Tensor
@@ -14,7 +15,7 @@ from trimtab.core.hookspecs import hookimpl
 from trimtab.core.lm import LanguageModel
 from trimtab.core.model import load_base, load_tokenizer
 from trimtab.core.objective import Needs
-from trimtab.core.options import Config
+from trimtab.core.options import Config, LocalPath
 from trimtab.core.policy import POLICY, Policy
 from trimtab.core.reference import Reference
 from trimtab.core.roles import Roles
@@ -23,7 +24,7 @@ from trimtab.core.roles import Roles
 class ModelReferenceConfig(Config):
     """Which model."""
 
-    model: str | None = None
+    model: Annotated[str | None, LocalPath()] = None
     """A hub id, a folder, or the embedded model; null is the one that the run starts from."""
 
 
