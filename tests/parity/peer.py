@@ -34,6 +34,9 @@ WARNINGS = (
 )
 """What TRL 1.16 and its dependencies say of each other under transformers 5.23."""
 
+CUTS = {"all rows": (4096, False), "micro-batches": (60, False), "shared prompts": (110, True)}
+"""Ours: micro_tokens, and whether completions of one prompt read one copy of it."""
+
 
 @dataclass(frozen=True)
 class Result:

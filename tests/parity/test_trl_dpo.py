@@ -18,8 +18,8 @@ from dataclasses import replace
 
 import pytest
 import torch
-from parity.peer import WARNINGS, Result, assert_equal, ours, preference_rows, trl
-from tiny import policy, ragged_pairs, save_tiny
+from parity.peer import CUTS, WARNINGS, Result, assert_equal, ours, preference_rows, trl
+from tiny import policy, ragged_pairs
 
 from trimtab.core.batches import Pairs
 from trimtab.objectives.dpo import DPO
@@ -61,14 +61,6 @@ BOTH = {
         {"loss_type": ["sigmoid", "sft"], "loss_weights": [1.0, 0.5]},
     ),
 }
-
-CUTS = {"all rows": (4096, False), "micro-batches": (60, False), "shared prompts": (110, True)}
-"""micro_tokens, and whether the completions of a pair read one copy of their prompt."""
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return save_tiny(tmp_path_factory.mktemp("tiny"))
 
 
 @pytest.fixture(scope="module")

@@ -14,8 +14,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from parity.peer import WARNINGS, assert_equal, labelled_rows, ours, trl
-from tiny import policy, ragged_labels, save_tiny
+from parity.peer import CUTS, WARNINGS, assert_equal, labelled_rows, ours, trl
+from tiny import policy, ragged_labels
 
 from trimtab.core.columns import annotate
 from trimtab.objectives.kto import KTO
@@ -37,14 +37,6 @@ BOTH = {
     "small beta": ("positive", {"beta": 0.1}),
     "apo_zero_unpaired": ("positive", {"loss": "apo_zero_unpaired"} | WEIGHTS),
 }
-
-CUTS = {"all rows": (4096, False), "micro-batches": (60, False), "shared prompts": (110, True)}
-"""micro_tokens, and whether completions to one prompt read one copy of it."""
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return save_tiny(tmp_path_factory.mktemp("tiny"))
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from parity.peer import WARNINGS, assert_equal, comparison_rows, ours, trl
+from parity.peer import CUTS, WARNINGS, assert_equal, comparison_rows, ours, trl
 from tiny import policy, ragged_pairs, save_tiny
 
 from trimtab.core.batches import Ranked
@@ -23,9 +23,6 @@ from trimtab.core.model import load_tokenizer
 from trimtab.objectives.reward_model import RewardModel
 
 pytestmark = [pytest.mark.filterwarnings(warning) for warning in WARNINGS]
-
-CUTS = {"all rows": (4096, False), "micro-batches": (60, False), "shared prompts": (110, True)}
-"""micro_tokens, and whether the responses of a row read one copy of their prompt."""
 
 CENTERING = {"center_rewards_coefficient": 0.3}
 

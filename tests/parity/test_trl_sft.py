@@ -11,21 +11,13 @@ from dataclasses import replace
 
 import pytest
 import torch
-from parity.peer import WARNINGS, assert_equal, demonstration_rows, ours, trl
-from tiny import policy, ragged_pairs, save_tiny
+from parity.peer import CUTS, WARNINGS, assert_equal, demonstration_rows, ours, trl
+from tiny import policy, ragged_pairs
 
 from trimtab.core.batches import Demonstrations
 from trimtab.objectives.sft import SFT
 
 pytestmark = [pytest.mark.filterwarnings(warning) for warning in WARNINGS]
-
-CUTS = {"all rows": (4096, False), "micro-batches": (60, False)}
-"""micro_tokens; no two of these demonstrations have one prompt to share."""
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return save_tiny(tmp_path_factory.mktemp("tiny"))
 
 
 @pytest.fixture(scope="module")
