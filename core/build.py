@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from trimtab.core.batches import Batch
 from trimtab.core.config import RunFile, Selected
 from trimtab.core.errors import UserError
 from trimtab.core.lm import LanguageModel
@@ -58,9 +57,16 @@ def build(file: RunFile, registry: Registry, processes: Processes) -> Parts:
     """Everything that the run file names. Rows are read first: bad data should fail at once."""
     objective: Objective = _made(registry, "objective", file.objective)
     tokenizer = load_tokenizer(file.model.name, trust_remote_code=file.model.trust_remote_code)
-    source = _source(file, registry, objective.data, tokenizer, file.train.seed)
+    setting = Setting(
+        batch=objective.data,
+        data=file.data,
+        tokenizer=tokenizer,
+        seed=file.train.seed,
+        rollout=file.rollout,
+    )
+    source = _source(file, registry, setting)
     streams = {
-        name: _source(file, registry, kind, tokenizer, mixed(file.train.seed, name))
+        name: _source(file, registry, replace(setting, batch=kind, seed=mixed(setting.seed, name)))
         for name, kind in objective.streams.items()
     }
     model = _model(file, objective, source)
@@ -87,10 +93,9 @@ def _made(registry: Registry, kind: str, selected: Selected) -> Any:
     return registry.make(kind, selected.name, selected.options)
 
 
-def _source(
-    file: RunFile, registry: Registry, kind: type[Batch], tokenizer: Any, seed: int
-) -> Source:
+def _source(file: RunFile, registry: Registry, setting: Setting) -> Source:
     """The one that the run file names, else the first that makes this kind of rows."""
+    kind = setting.batch
     if file.source is not None:
         source: Source = _made(registry, "source", file.source)
         if not source.serves(kind):
@@ -106,15 +111,7 @@ def _source(
                 f"learns from. Installed: {', '.join(registry.names('source'))}"
             )
         source = registry.make("source", names[0], {})
-    source.open(
-        Setting(
-            batch=kind,
-            data=file.data,
-            tokenizer=tokenizer,
-            seed=seed,
-            rollout=file.rollout,
-        )
-    )
+    source.open(setting)
     return source
 
 

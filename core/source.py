@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Generic
 
 from typing_extensions import TypeVar
@@ -32,6 +32,8 @@ class Setting:
 
     seed: int
     rollout: RolloutConfig
+    shared: dict[str, Any] = field(default_factory=dict)
+    """What the sources of one run may leave for each other: a data set is read once."""
 
 
 class Source(ABC, Generic[C]):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import random
+from dataclasses import replace
 
 import pytest
 import torch
@@ -13,10 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trimtab import Demonstrations, Labelled, Pairs, Ranked, Rollouts
-from trimtab.core.config import DataConfig
+from trimtab.core.config import DataConfig, RolloutConfig
 from trimtab.core.errors import UserError
 from trimtab.core.examples import tensors
-from trimtab.plugins.sources.dataset import DatasetSource, provide_sources
+from trimtab.core.source import Setting
+from trimtab.plugins.sources.dataset import DatasetConfig, DatasetSource, provide_sources
 from trimtab.plugins.sources.split import by_prompt
 
 
@@ -215,3 +217,14 @@ def test_conversations_of_several_turns_make_a_batch(tmp_path):
     )
     batch = opened(DataConfig(train=file, holdout=0.0), Demonstrations).collect(None, 2)
     assert sorted(batch.responses.count_N.tolist()) == [2, 4]
+
+
+def test_sources_of_one_run_read_the_data_once_and_order_it_each_for_itself(data):
+    setting = Setting(Pairs, data, smollm(), 0, RolloutConfig())
+    first, second, alone = (DatasetSource(DatasetConfig()) for _ in range(3))
+    first.open(setting)
+    second.open(replace(setting, seed=1))
+    alone.open(Setting(Pairs, data, smollm(), 1, RolloutConfig()))
+    assert second.corpus is first.corpus is not alone.corpus
+    rows = [source.collect(None, 100).row_N.tolist() for source in (first, second, alone)]
+    assert rows[1] == rows[2] != rows[0]

@@ -49,7 +49,10 @@ class DatasetSource(Source[DatasetConfig]):
         kind = kind_of(setting.batch)
         if kind is None:
             raise UserError(f"the source 'dataset' makes no {setting.batch.__name__}")
-        self.corpus = read_corpus(setting.data, kind, setting.tokenizer)
+        name = f"{self.name} {kind.name} {setting.data.model_dump_json()}"
+        if name not in setting.shared:
+            setting.shared[name] = read_corpus(setting.data, kind, setting.tokenizer)
+        self.corpus = setting.shared[name]
         self.corpus.check()
         self._seed = setting.seed
         self._fingerprint = fingerprint(self.corpus.train)
