@@ -10,6 +10,7 @@ from safetensors import SafetensorError, safe_open
 from trimtab.core.errors import UserError
 from trimtab.core.files import DamagedFile, read_json
 
+ADAPTER_CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
 
 
@@ -22,11 +23,11 @@ def adapter_settings(folder: Path) -> dict[str, Any]:
     also import the module that ``megatron_core`` names.
     """
     try:
-        settings = read_json(folder / "adapter_config.json")
+        settings = read_json(folder / ADAPTER_CONFIG)
     except DamagedFile as error:
         raise UserError(f"{folder} holds no PEFT adapter: {error}") from error
     if not isinstance(settings, dict):
-        raise UserError(f"{folder} holds no PEFT adapter: adapter_config.json has no settings")
+        raise UserError(f"{folder} holds no PEFT adapter: {ADAPTER_CONFIG} has no settings")
     if settings.get("megatron_config") is not None:
         raise UserError(f"{folder}: adapters of Megatron are not read, for they name code to run")
     if not (folder / WEIGHTS).is_file():

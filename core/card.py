@@ -82,9 +82,9 @@ right with the model's own padding token. `trimtab score DIR FILE` does all of i
 """
 
 
-def _folder(number: int, parts: Parts) -> str:
+def _folder(role: str, parts: Parts) -> str:
     """Where a role's adapter is, as ``write_results`` puts it."""
-    return f"roles/{parts.model.roles.names[number]}" if number else "adapter"
+    return "adapter" if role == parts.model.roles.names[0] else f"roles/{role}"
 
 
 def _held_out(evaluations: list[dict[str, Any]], parts: Parts) -> str:
@@ -126,7 +126,7 @@ def _members(roles: Sequence[str], last: Measures, parts: Parts) -> str:
     """Each member of an ensemble alone."""
     lines = ["| member | folder | accuracy | ece | score |", "|---|---|---|---|---|"]
     for role in roles:
-        folder = _folder(parts.model.roles.names.index(role), parts)
+        folder = _folder(role, parts)
         cells = " | ".join(
             _said(last.get(f"{name}/{role}")) for name in ("accuracy", "ece", "score")
         )

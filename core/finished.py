@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from trimtab.core.adapter_files import adapter_settings
+from trimtab.core.adapter_files import ADAPTER_CONFIG, adapter_settings
 from trimtab.core.build import Parts, build
 from trimtab.core.checkpoint import Checkpoint, newest
 from trimtab.core.config import ModelConfig, RunFile, TrainConfig
@@ -21,7 +21,7 @@ from trimtab.core.model import compute_dtype, device, load_base, load_tokenizer,
 from trimtab.core.pipeline import handed_over
 from trimtab.core.policy import POLICY
 from trimtab.core.processes import Processes
-from trimtab.core.roles import ADAPTER_CONFIG, Roles, is_scalar
+from trimtab.core.roles import Roles, is_scalar
 from trimtab.core.rundir import CONFIG, RunDirectory
 from trimtab.core.runfile import Registry as Checked
 from trimtab.core.runfile import load

@@ -43,6 +43,11 @@ class Column:
     weight_N: Tensor
 
     @staticmethod
+    def says_something(weight: Values) -> bool:
+        """Are there rows enough, of those with a weight, for the statistic to exist?"""
+        return len(weight) > 0
+
+    @staticmethod
     def statistic(value: Values, weight: Values) -> Values:
         """Of rows drawn in many ways: value [..., N] or [..., N, B], weight [..., N]."""
         sums = value.sum(weight.ndim - 1)
@@ -57,6 +62,11 @@ class Separation(Column):
     The weight is 1 for a positive row and -1 for a negative one. A draw of one kind alone, which
     few rows can give, counts as 1/2.
     """
+
+    @staticmethod
+    def says_something(weight: Values) -> bool:
+        """Are there rows of both kinds?"""
+        return len(set(weight)) == 2
 
     @staticmethod
     def statistic(value: Values, weight: Values) -> Values:
@@ -80,7 +90,7 @@ def measure(column: Column) -> Measure | None:
     weight_N = column.weight_N.double().cpu().numpy()
     counted = weight_N != 0
     value_N, weight_N = column.value_N.double().cpu().numpy()[counted], weight_N[counted]
-    if not len(weight_N):
+    if not column.says_something(weight_N):
         return None
 
     def statistic(drawn: Rows, axis: int = -1) -> Values:
@@ -88,8 +98,6 @@ def measure(column: Column) -> Measure | None:
 
     everything = np.arange(len(weight_N))
     value = float(statistic(everything))
-    if isinstance(column, Separation) and len(set(weight_N)) < 2:
-        return None
     if len(weight_N) < 2:
         return Measure(value, value, value, len(weight_N))
     found = bootstrap(

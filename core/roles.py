@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from trimtab.core.adapter_files import adapter_settings
+from trimtab.core.adapter_files import ADAPTER_CONFIG, adapter_settings
 from trimtab.core.config import AdapterConfig
 from trimtab.core.errors import RunError, UserError
 from trimtab.core.files import write_json
@@ -26,9 +26,6 @@ from trimtab.core.seeds import mixed
 
 HEAD = "score"
 """What scalar roles train, by the name that ``AutoModelForSequenceClassification`` gives it."""
-
-ADAPTER_CONFIG = "adapter_config.json"
-"""PEFT's settings of an adapter, in its folder."""
 
 START = "start"
 """The frozen adapter that a run starts from, when it starts from one."""

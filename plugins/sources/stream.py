@@ -21,11 +21,10 @@ from trimtab.core.source import Setting, Source
 from trimtab.plugins.sources.kinds import Kind, kind_of
 from trimtab.plugins.sources.load import Kept, Loaded, load
 from trimtab.plugins.sources.rows import Dropped, Row
-from trimtab.plugins.sources.said import Preference
 from trimtab.plugins.sources.split import fingerprint, limited
 from trimtab.plugins.sources.tables import open_table
 from trimtab.plugins.sources.tally import Tally
-from trimtab.plugins.sources.tokens import Encoded, Encoder
+from trimtab.plugins.sources.tokens import Encoder
 
 CHUNK = 1024
 """Rows that are read and tokenized at a time."""
@@ -246,19 +245,10 @@ class StreamSource(Source[StreamConfig]):
     def _batch(self, rows: Sequence[Kept]) -> Batch:
         others = chain((one.row for one in self._buffer), self._spare)
         try:
-            batch = self._kind.stack(
-                _alike([row.tokens for row in rows]), (row.tokens for row in others)
-            )
+            batch = self._kind.stack([row.tokens for row in rows], (row.tokens for row in others))
         except ValueError as error:
             raise UserError(f"{self._data.train}: {error}: add rows with other prompts") from error
         return replace(batch, row_N=torch.tensor([row.row for row in rows]))
-
-
-def _alike(rows: Sequence[Encoded]) -> list[Encoded]:
-    """Where some pairs of a batch have soft labels, the hard ones of the others are certain."""
-    if not any(isinstance(row.said, Preference) for row in rows):
-        return list(rows)
-    return [replace(row, said=row.said or Preference(1.0)) for row in rows]
 
 
 @hookimpl
