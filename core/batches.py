@@ -46,6 +46,7 @@ class Sequences:
     length_N: Tensor
     """How many of the T are real."""
 
+    maybe_sampled_NT: Tensor | None = None
     maybe_policy_NT: Tensor | None = None
     maybe_reference_NT: Tensor | None = None
     maybe_behaviour_NT: Tensor | None = None
@@ -53,6 +54,15 @@ class Sequences:
     maybe_score_N: Tensor | None = None
     tokenwise_NT: Mapping[str, Tensor] = field(default_factory=dict)
     """What the functions in ``Needs.tokenwise`` returned."""
+
+    temperature: float = 1.0
+    """Divides the logits in all of these log-probs: that of sampling, and 1 for data."""
+
+    @property
+    def sampled_NT(self) -> Tensor:
+        """log-probs that the engine gave when it sampled, by a computation of its own."""
+        remedy = "these rows were not sampled, or rollout.engine does not tell log-probs"
+        return _declared(self.maybe_sampled_NT, "sampled_NT", remedy)
 
     @property
     def policy_NT(self) -> Tensor:
@@ -251,12 +261,22 @@ class Labelled(Batch):
 class Rollouts(Batch):
     """N completions sampled from the policy and scored.
 
-    Rows of one prompt share a number in ``group_N``, and a source never gives one number twice.
+    Completions that could not be scored are not among them.
     """
 
     responses: Sequences
     reward_N: Tensor
     group_N: Tensor
+    """Rows of one prompt share a number, and a source never gives one number twice."""
+
+    truncated_N: Tensor | None = None
+    """bool; True where a completion did not end by itself. None where nobody knows."""
+
+    sample_N: Tensor | None = None
+    """A number of each completion, that a source never gives twice; it finds the text."""
+
+    limit: int | None = None
+    """The most tokens that a completion could have."""
 
 
 B = TypeVar("B", bound=Batch)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from trimtab.core.config import RunFile, Selected
+from trimtab.core.engine import Engine, EngineSetting
 from trimtab.core.errors import UserError
 from trimtab.core.lm import LanguageModel
 from trimtab.core.loop import Loop
@@ -16,6 +17,8 @@ from trimtab.core.optimizer import make_optimizer, make_schedule
 from trimtab.core.policy import LANGUAGE_ROLES, POLICY
 from trimtab.core.processes import Processes
 from trimtab.core.reference import Reference
+from trimtab.core.reward import RewardSetting
+from trimtab.core.rewards import Member, Rewards
 from trimtab.core.roles import Roles
 from trimtab.core.sampling import stop_ids
 from trimtab.core.seeds import mixed
@@ -51,26 +54,35 @@ class Parts:
     reference: Reference | None
     loop: Loop
     steps: int
+    rewards: Rewards | None = None
 
 
 def build(file: RunFile, registry: Registry, processes: Processes) -> Parts:
     """Everything that the run file names. Rows are read first: bad data should fail at once."""
     objective: Objective = _made(registry, "objective", file.objective)
     tokenizer = load_tokenizer(file.model.name, trust_remote_code=file.model.trust_remote_code)
+    rewards = _rewards(file, registry)
+    engine: Engine = _made(registry, "engine", file.rollout.engine)
     setting = Setting(
         batch=objective.data,
         data=file.data,
         tokenizer=tokenizer,
         seed=file.train.seed,
         rollout=file.rollout,
+        rows=file.train.rows,
+        group=file.rollout.group or objective.group,
+        engine=engine,
+        rewards=rewards,
+        processes=processes,
     )
-    source = _source(file, registry, setting)
-    streams = {
-        name: _source(file, registry, replace(setting, batch=kind, seed=mixed(setting.seed, name)))
-        for name, kind in objective.streams.items()
-    }
-    model = _model(file, objective, source)
+    source = _source(file, registry, setting, file.source)
+    streams = _streams(file, registry, setting, objective)
+    model = _model(file, objective, rewards)
+    stops = stop_ids(model.base, tokenizer)
     reference = _reference(file, registry, objective, model)
+    if rewards is not None:
+        rewards.open(RewardSetting(file.model, model, tokenizer, file.train.seed))
+    engine.open(EngineSetting(file.model, model, tokenizer, stops))
     steps = _steps(file, source)
     optimizer = make_optimizer(model.trained(), file.train)
     loop = Loop(
@@ -80,24 +92,60 @@ def build(file: RunFile, registry: Registry, processes: Processes) -> Parts:
         optimizer=optimizer,
         schedule=make_schedule(optimizer, file.train, steps),
         rows=file.train.rows,
+        stream_rows={name: s.rows for name, s in file.streams.items() if s.rows},
         reference=reference,
         max_grad_norm=file.train.max_grad_norm,
         seed=file.train.seed,
         processes=processes,
     )
-    stops = stop_ids(model.base, tokenizer)
-    return Parts(model, tokenizer, stops, objective, source, reference, loop, steps)
+    return Parts(model, tokenizer, stops, objective, source, reference, loop, steps, rewards)
 
 
 def _made(registry: Registry, kind: str, selected: Selected) -> Any:
     return registry.make(kind, selected.name, selected.options)
 
 
-def _source(file: RunFile, registry: Registry, setting: Setting) -> Source:
+def _rewards(file: RunFile, registry: Registry) -> Rewards | None:
+    """All that the run file names, to be opened when there is a model."""
+    if not file.reward:
+        return None
+    members = [Member(_made(registry, "reward", selected), selected) for selected in file.reward]
+    return Rewards(members, file.rollout)
+
+
+def _streams(
+    file: RunFile, registry: Registry, setting: Setting, objective: Objective
+) -> dict[str, Source]:
+    """A source for each stream beside the batch: of its own data, or of the run's."""
+    if unread := sorted(file.streams.keys() - objective.streams.keys()):
+        read = ", ".join(objective.streams) or "none"
+        raise UserError(
+            f"streams.{unread[0]}: the objective {objective.name!r}, with these options, does "
+            f"not read it. It reads: {read}"
+        )
+    sources: dict[str, Source] = {}
+    for name, kind in objective.streams.items():
+        section = file.streams.get(name)
+        if section is None and kind is not objective.data:
+            raise UserError(
+                f"the objective {objective.name!r} reads {kind.__name__} of their own for its "
+                f"stream {name!r}: give streams.{name}.data.train"
+            )
+        own = replace(setting, batch=kind, seed=mixed(setting.seed, name))
+        if section is not None:
+            own = replace(own, data=section.data, rows=section.rows or setting.rows)
+        selected = section.source if section is not None else file.source
+        sources[name] = _source(file, registry, own, selected)
+    return sources
+
+
+def _source(
+    file: RunFile, registry: Registry, setting: Setting, selected: Selected | None
+) -> Source:
     """The one that the run file names, else the first that makes this kind of rows."""
     kind = setting.batch
-    if file.source is not None:
-        source: Source = _made(registry, "source", file.source)
+    if selected is not None:
+        source: Source = _made(registry, "source", selected)
         if not source.serves(kind):
             raise UserError(
                 f"the source {source.name!r} cannot make the {kind.__name__} that the objective "
@@ -115,7 +163,7 @@ def _source(file: RunFile, registry: Registry, setting: Setting) -> Source:
     return source
 
 
-def _model(file: RunFile, objective: Objective, source: Source) -> LanguageModel:
+def _model(file: RunFile, objective: Objective, rewards: Rewards | None) -> LanguageModel:
     place = device()
     trained = list(dict.fromkeys(term.role for term in objective.terms))
     needs = objective.needs
@@ -125,6 +173,7 @@ def _model(file: RunFile, objective: Objective, source: Source) -> LanguageModel
         scalar=[role for role in trained if role not in LANGUAGE_ROLES],
         policy=POLICY in trained or needs.behaviour or bool(needs.before),
         seed=file.train.seed,
+        frozen_roles=rewards.adapters(file.model) if rewards else {},
     )
     if file.model.start is not None:
         roles.start_from(adapter_folder(file.model.start))
@@ -133,7 +182,6 @@ def _model(file: RunFile, objective: Objective, source: Source) -> LanguageModel
         dtype=compute_dtype(file.model, place),
         micro_tokens=micro_tokens(file.train, place),
         share=bool(file.model.prefix_sharing),
-        temperature=1.0 if source.fixed else file.rollout.temperature,
     )
     model.check_head()
     return model
@@ -154,6 +202,13 @@ def _reference(
     if not wanted and (file.model.adapter is None or POLICY not in model.roles.names):
         return None
     reference: Reference = _made(registry, "reference", file.reference)
+    if reference.absent:
+        if wanted:
+            raise UserError(
+                f"the objective {objective.name!r}, with these options, needs a reference, and "
+                f"reference is {reference.name!r}: name another, such as adapter_off"
+            )
+        return None
     reference.open(file.model, model)
     return reference
 

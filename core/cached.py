@@ -27,8 +27,11 @@ class CachedReference(Reference[Config]):
     def logps(self, policy: Policy, sequences: Mapping[str, Sequences]) -> dict[str, Tensor]:
         """log pi_ref [N, T] of each of the named sequences, 0 outside the mask.
 
-        A row is computed again when any of its sequences is unknown.
+        A row is computed again when any of its sequences is unknown. What is kept is of data, at
+        temperature 1; sampled rows do not come twice.
         """
+        if any(s.temperature != 1 for s in sequences.values()):
+            return self.reference.logps(policy, sequences)
         keys = {
             name: [self.cache.key(*row) for row in rows_of({name: s})]
             for name, s in sequences.items()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, Self
 
-from annotated_types import Ge, Gt, Lt
+from annotated_types import Ge, Gt, Le, Lt
 from pydantic import ConfigDict, Field, model_validator
 
 from trimtab.core.options import Config, LocalPath
@@ -126,14 +126,71 @@ class DataConfig(Config):
     """A larger share of dropped rows stops the run before it trains."""
 
 
+class Selected(Config):
+    """A plugin by name, with its options beside the name. The registry checks the options."""
+
+    model_config = ConfigDict(extra="allow")
+
+    name: str
+    """Which plugin."""
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What stands beside the name."""
+        return dict(self.model_extra or {})
+
+
+RESHAPING = frozenset(
+    (
+        "top_p",
+        "top_k",
+        "min_p",
+        "typical_p",
+        "epsilon_cutoff",
+        "eta_cutoff",
+        "no_repeat_ngram_size",
+    )
+    + ("repetition_penalty", "presence_penalty", "frequency_penalty", "num_beams")
+)
+"""Settings of samplers elsewhere that draw from another distribution than the policy's."""
+
+
 class RolloutConfig(Config):
-    """How completions are sampled, in training and in evaluation."""
+    """How completions are sampled, in training and in evaluation, and what becomes of scores."""
+
+    engine: Selected = Selected(name="transformers")
+    """What generates in training: a name, or a name with options."""
+
+    group: PositiveInt | None = None
+    """Completions of each prompt; null is what the objective suggests."""
 
     max_new_tokens: PositiveInt = 64
     """Longer completions are cut, and count as truncated."""
 
     temperature: PositiveFloat = 1.0
     """Divides the logits, in every log-prob too."""
+
+    reward_timeout: PositiveFloat = 600.0
+    """Seconds that a reward may take for the completions of one step."""
+
+    max_unscored: Annotated[float, Ge(0), Le(1)] = 0.1
+    """A larger share of completions of a step that no reward could score stops the run."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _engine_by_name(cls, given: Any) -> Any:
+        """``engine: transformers`` is short for ``engine: {name: transformers}``."""
+        if not isinstance(given, dict):
+            return given
+        if reshaping := sorted(RESHAPING & given.keys()):
+            raise ValueError(
+                f"{reshaping[0]} draws from another distribution than the policy's, and no "
+                "log-prob of training would be that of what was drawn: use temperature, which is "
+                "in all of them"
+            )
+        if isinstance(given.get("engine"), str):
+            return {**given, "engine": {"name": given["engine"]}}
+        return given
 
 
 class TrainConfig(Config):
@@ -194,25 +251,29 @@ class TrainConfig(Config):
         return self
 
 
-class Selected(Config):
-    """A plugin by name, with its options beside the name. The registry checks the options."""
-
-    model_config = ConfigDict(extra="allow")
-
-    name: str
-    """Which plugin."""
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """What stands beside the name."""
-        return dict(self.model_extra or {})
-
-
 class SelectedReward(Selected):
     """A reward by name, and what it counts among the others."""
 
     weight: float = 1.0
-    """The rewards' scores are added up with these weights."""
+    """The rewards' scores are added up with these weights; 0 is only watched."""
+
+    label: str | None = None
+    """What the log calls it; null is its name."""
+
+    clip: tuple[float, float] | None = None
+    """Its scores are kept between these two, before they are weighted."""
+
+    standardize: bool = False
+    """Its scores less their running mean, by their running standard deviation, before clipping."""
+
+
+class StreamSection(Config):
+    """Rows of their own for one of the streams that an objective reads beside its batch."""
+
+    data: DataConfig
+    source: Selected | None = None
+    rows: PositiveInt | None = None
+    """In each step; null is ``train.rows``."""
 
 
 class RunFile(Config):
@@ -226,6 +287,9 @@ class RunFile(Config):
     source: Selected | None = None
     judge: Selected | None = None
     rollout: RolloutConfig = RolloutConfig()
+    streams: dict[str, StreamSection] = Field(default_factory=dict)
+    """Data of the streams that an objective reads beside its batch, by their names."""
+
     train: TrainConfig = TrainConfig()
     trackers: list[Selected] = Field(default_factory=list)
     plugins: list[str] = Field(default_factory=list)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,7 @@ from torch import Tensor
 from trimtab.core.batches import Batch, Demonstrations, Sequences
 from trimtab.core.columns import annotate, prepare
 from trimtab.core.config import RolloutConfig, RunFile
+from trimtab.core.engine import Completion
 from trimtab.core.gradient import weighted, weights
 from trimtab.core.layout import rows_of
 from trimtab.core.lm import LanguageModel
@@ -19,9 +20,13 @@ from trimtab.core.measures import Column, Measure, measure, of_batch, rows, tota
 from trimtab.core.memory import within_memory
 from trimtab.core.objective import Loss, Needs, Objective
 from trimtab.core.policy import POLICY
+from trimtab.core.processes import Processes
 from trimtab.core.reference import Reference
-from trimtab.core.sampling import Completion, as_sequences, sample, uniforms
+from trimtab.core.reward import Score
+from trimtab.core.rewards import Rewards, groups_of
+from trimtab.core.sampling import as_sequences, sample, uniforms
 from trimtab.core.scoring import Scores, filled_by, of_scores
+from trimtab.core.source import Prompt
 
 if TYPE_CHECKING:
     from trimtab.core.build import Parts
@@ -41,7 +46,8 @@ class Evaluation:
 def evaluate_parts(parts: Parts, file: RunFile) -> Evaluation | None:
     """Evaluate a run as it stands; None where no rows are held out."""
     held_out = parts.source.held_out()
-    if held_out is None:
+    prompts = parts.source.prompts()
+    if held_out is None and not prompts:
         return None
     return evaluate(
         parts.model,
@@ -49,11 +55,14 @@ def evaluate_parts(parts: Parts, file: RunFile) -> Evaluation | None:
         parts.loop.reference,
         parts.reference,
         held_out,
+        prompts,
         tokenizer=parts.tokenizer,
         stops=parts.stops,
         rollout=file.rollout,
         samples=file.train.eval_samples,
         seed=file.train.seed,
+        rewards=parts.rewards,
+        processes=parts.loop.processes,
     )
 
 
@@ -63,27 +72,31 @@ def evaluate(
     objective: Objective,
     reference: Reference | None,
     live: Reference | None,
-    held_out: Batch,
+    held_out: Batch | None,
+    prompts: Sequence[Prompt] = (),
     *,
     tokenizer: Any,
     stops: frozenset[int],
     rollout: RolloutConfig,
     samples: int,
     seed: int,
+    rewards: Rewards | None = None,
+    processes: Processes | None = None,
 ) -> Evaluation:
-    """Measures of the held-out rows, and of ``samples`` answers to their prompts.
+    """Measures of the held-out rows, and of ``samples`` answers to held-out prompts.
 
     Every evaluation of a run draws with the same random streams, so that two of them differ by
     the policy and not by luck. ``reference`` may be a cached one; ``live`` is the one behind it,
     for completions that no cache knows.
     """
     columns: dict[str, Column] = {}
-    if model.roles.scalar:
+    if held_out is not None and model.roles.scalar:
         columns |= within_memory(model, lambda: _on_scores(model, objective, held_out))
-    if POLICY in model.roles.names:
+    if held_out is not None and POLICY in model.roles.names:
         columns |= within_memory(model, lambda: _on_rows(model, objective, reference, held_out))
     asked = samples if POLICY in model.roles.names else 0
-    prompts = dict(list(_prompts(held_out).items())[:asked])
+    own = prompts or _prompts(held_out, tokenizer)
+    prompts = own[:asked]
     answers: list[dict[str, Any]] = []
     if prompts:
         temperature = rollout.temperature
@@ -91,22 +104,46 @@ def evaluate(
         with model.role(POLICY):
             completions = within_memory(
                 model,
-                lambda: sample(model, [*prompts], drawn, stops=stops, temperature=temperature),
+                lambda: sample(
+                    model, [p.ids for p in prompts], drawn, stops=stops, temperature=temperature
+                ),
             )
         columns |= within_memory(model, lambda: _on_samples(model, live, completions, temperature))
+        groups = groups_of(tokenizer, prompts, [[completion] for completion in completions])
+        scores = [Score(None)] * len(groups)
+        if rewards is not None:
+            found = rewards.score(groups, processes or Processes())
+            scores = [score for (score,) in found]
+            columns |= _of_scores(scores)
         answers = [
             {
-                "row": row,
-                "prompt": tokenizer.decode(completion.prompt, skip_special_tokens=True),
-                "completion": tokenizer.decode(completion.tokens, skip_special_tokens=True),
+                "row": prompt.row,
+                "prompt": group.prompt,
+                "completion": group.completions[0],
                 "truncated": completion.truncated,
-                "reward": None,
-                "parts": {},
+                "reward": score.value,
+                "parts": dict(score.parts),
+                "held_out": True,
             }
-            for row, completion in zip(prompts.values(), completions, strict=True)
+            for prompt, group, completion, score in zip(
+                prompts, groups, completions, scores, strict=True
+            )
         ]
-    found = {name: measure(column) for name, column in columns.items()}
-    return Evaluation({name: m for name, m in found.items() if m is not None}, answers)
+    measures = {name: measure(column) for name, column in columns.items()}
+    return Evaluation({name: m for name, m in measures.items() if m is not None}, answers)
+
+
+def _of_scores(scores: Sequence[Score]) -> dict[str, Column]:
+    """``reward``, and ``reward/<part>``; what could not be scored has no weight."""
+    columns = {"reward": _scored([score.value for score in scores])}
+    for name in dict.fromkeys(name for score in scores for name in score.parts):
+        columns[f"reward/{name}"] = _scored([score.parts.get(name) for score in scores])
+    return columns
+
+
+def _scored(values: Sequence[float | None]) -> Column:
+    there_N = torch.tensor([float(value is not None) for value in values])
+    return Column(torch.tensor([value or 0.0 for value in values]), there_N)
 
 
 def _on_scores(model: LanguageModel, objective: Objective, held_out: Batch) -> dict[str, Column]:
@@ -171,13 +208,18 @@ def _joined(columns: list[Column]) -> Column:
     )
 
 
-def _prompts(batch: Batch) -> dict[tuple[int, ...], int]:
+def _prompts(batch: Batch | None, tokenizer: Any) -> list[Prompt]:
     """The different prompts of the held-out rows, in their order, and a row that has each."""
+    if batch is None:
+        return []
     numbers = range(1, len(batch) + 1) if batch.row_N is None else batch.row_N.tolist()
     prompts: dict[tuple[int, ...], int] = {}
     for row, number in zip(rows_of({"leading": batch.leading}), numbers, strict=True):
         prompts.setdefault(row.prompt, number)
-    return prompts
+    return [
+        Prompt(number, ids, tokenizer.decode(ids, skip_special_tokens=True))
+        for ids, number in prompts.items()
+    ]
 
 
 def entropy(logps_cV: Tensor, _: Tensor | None) -> Tensor:
@@ -193,21 +235,17 @@ def _on_samples(
 ) -> dict[str, Column]:
     """KL to the reference, length, truncation and entropy, on the policy's own completions."""
     asked = Needs(tokenwise={"entropy": entropy})
-    drawn = Demonstrations(as_sequences(completions))
-    before, model.temperature = model.temperature, temperature
+    drawn = Demonstrations(as_sequences(completions, temperature=temperature))
     parts: dict[str, list[Column]] = {}
-    try:
-        for taken in model.cut(drawn):
-            part = drawn[taken].map(lambda tensor: tensor.to(model.device))
-            with model.role(POLICY):
-                filled = model.forward(part.sequences, asked)["responses"]
-            if reference is not None and len(completions) >= FEWEST_FOR_KL:
-                logps = reference.logps(model, part.sequences)
-                filled = replace(filled, maybe_reference_NT=logps["responses"])
-            for name, column in _of_drawn(filled):
-                parts.setdefault(name, []).append(column)
-    finally:
-        model.temperature = before
+    for taken in model.cut(drawn):
+        part = drawn[taken].map(lambda tensor: tensor.to(model.device))
+        with model.role(POLICY):
+            filled = model.forward(part.sequences, asked)["responses"]
+        if reference is not None and len(completions) >= FEWEST_FOR_KL:
+            logps = reference.logps(model, part.sequences)
+            filled = replace(filled, maybe_reference_NT=logps["responses"])
+        for name, column in _of_drawn(filled):
+            parts.setdefault(name, []).append(column)
     truncated_N = torch.tensor([float(c.truncated) for c in completions])
     return {name: _joined(c) for name, c in parts.items()} | {"truncated": rows(truncated_N)}
 

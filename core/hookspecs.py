@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import pluggy
@@ -67,6 +67,11 @@ def evaluation_ended(run: Any, step: int, evaluation: Any) -> None:
 @hookspec
 def noted(run: Any, text: str) -> None:
     """Observe something that the user should know of a run. Return nothing."""
+
+
+@hookspec
+def sampled(run: Any, step: int, samples: Sequence[Mapping[str, Any]]) -> None:
+    """Observe what the policy sampled for a step, with its rewards. Return nothing."""
 
 
 @hookspec

@@ -33,14 +33,12 @@ class LanguageModel:
         dtype: torch.dtype,
         micro_tokens: int,
         share: bool = False,
-        temperature: float = 1.0,
     ) -> None:
         self.roles = roles
         self.base = roles.base
         self.dtype = dtype
         self.micro_tokens = micro_tokens
         self.share = share
-        self.temperature = temperature
         self.vocabulary: int = self.base.get_output_embeddings().weight.shape[0]
         self.dropouts = [
             (module, module.p)
@@ -81,7 +79,6 @@ class LanguageModel:
             adapter=self.roles.adapter_hash(role),
             dtype=str(self.dtype),
             device=self.device.type,
-            temperature=self.temperature,
             shared=self.share,
         )
 
@@ -116,7 +113,7 @@ class LanguageModel:
                 self._head,
                 self.vocabulary,
                 frozen_VH=self._frozen_head(),
-                temperature=self.temperature,
+                temperature=next(iter(sequences.values())).temperature,
                 tokenwise=needs.tokenwise,
                 reference_MH=reference_MH,
             )

@@ -6,7 +6,7 @@ collect -> annotate what the objective needs -> prepare -> micro-batches -> one 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -40,6 +40,8 @@ class Loop:
     optimizer: torch.optim.Optimizer
     schedule: Any
     rows: int
+    """How many are collected in a step."""
+
     reference: Reference | None = None
     max_grad_norm: float = 1.0
     max_tries: int = 4
@@ -47,16 +49,25 @@ class Loop:
 
     seed: int = 0
     processes: Processes = field(default_factory=Processes)
+    stream_rows: Mapping[str, int] = field(default_factory=dict)
+    """How many of a stream beside the batch, where that is another number."""
+
+    collected: Callable[[int, Batch], None] = lambda number, batch: None
+    """Is shown each batch, prepared, before the updates on it."""
 
     def step(self, number: int) -> dict[str, float]:
         """Collect a batch and update on it. A step that kept no row updates nothing."""
         metrics: dict[str, float] = {"rows": 0.0, "tokens": 0.0}
         streams = self.collect()
         if streams is not None:
+            self.collected(number, streams["batch"])
             metrics = self.update(streams, torch.Generator().manual_seed(self.seed + number))
             self.objective.state = self.objective.advance(self.objective.state, metrics)
             metrics["rows"] = float(len(streams["batch"]))
             metrics["tokens"] = float(sum(tokens(batch) for batch in streams.values()))
+            if self.reference is not None:
+                self.reference.advance(self.policy)
+        metrics |= self.sources["batch"].metrics()
         metrics["learning_rate"] = self.optimizer.param_groups[0]["lr"]
         self.schedule.step()
         return metrics
@@ -68,7 +79,7 @@ class Loop:
             return None
         batch = annotate(self.policy, self.reference, kept, self.objective.needs, self.processes)
         others = {
-            name: self.sources[name].collect(self.policy, self.rows)
+            name: self.sources[name].collect(self.policy, self.stream_rows.get(name, self.rows))
             for name in self.objective.streams
         }
         return {"batch": prepare(self.objective, batch), **others}

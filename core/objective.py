@@ -30,7 +30,11 @@ class Needs:
     """Log-probs of the policy that sampled, without gradient."""
 
     values: bool = False
-    """The critic's values before the first update, for prepare()."""
+    """The critic's values before the first update, for prepare(). Its head starts at 0."""
+
+    trunk_values: bool = False
+    """Values come from a head on the policy's own states, in the policy's passes, and no role
+    ``critic`` has an adapter of its own."""
 
     before: frozenset[str] = frozenset()
     """Sequences whose policy and reference log-probs are wanted once, without gradient."""
@@ -108,6 +112,9 @@ class Objective(Generic[B, C]):
     streams: Mapping[str, type[Batch]] = {}
     """Batch types of the streams beside ``batch`` that its terms name in ``rows``."""
 
+    group: int = 1
+    """Completions of each prompt that it wants, where the run file does not say."""
+
     state: Mapping[str, Any] = {}
     """JSON, kept in the checkpoint; replaced by the core, never written to."""
 
@@ -133,6 +140,10 @@ class Objective(Generic[B, C]):
         raise NotImplementedError(
             f"{type(self).__name__} must define loss(), or name other methods in terms"
         )
+
+    def active(self, term: Term) -> bool:
+        """Is the term computed in this batch? It may depend on ``state``, and on nothing else."""
+        return True
 
     def advice(self, account: Mapping[str, Any]) -> Iterable[str]:
         """What the user should be told before training, given what the source says of its rows."""

@@ -21,6 +21,7 @@ from trimtab.core.runfile import Registry as Checked
 from trimtab.core.signals import Stop, stop_on_signals
 
 Section = TypeVar("Section", bound=Config)
+S = TypeVar("S", bound=Selected)
 
 
 class Observed(Registry, Protocol):
@@ -117,10 +118,20 @@ def _execute(run: Run, registry: Observed) -> Path:
 
 def handed_over(settled: RunFile, asked: RunFile, home: Path) -> RunFile:
     """A stage's file, with ``stages.NAME`` of what was asked as that directory is named now."""
-    start = asked.model.start
-    if start is not None and start.startswith("stages."):
-        start = str((home / "stages" / start.removeprefix("stages.")).resolve())
-    return settled.model_copy(update={"model": settled.model.model_copy(update={"start": start})})
+
+    def made(value: Any) -> Any:
+        if isinstance(value, str) and value.startswith("stages."):
+            return str((home / "stages" / value.removeprefix("stages.")).resolve())
+        return value
+
+    def with_from(own: S, given: S) -> S:
+        value = given.options.get("from")
+        return own if value is None else own.model_copy(update={"from": made(value)})
+
+    model = settled.model.model_copy(update={"start": made(asked.model.start)})
+    reward = [with_from(*pair) for pair in zip(settled.reward, asked.reward, strict=True)]
+    reference = with_from(settled.reference, asked.reference)
+    return settled.model_copy(update={"model": model, "reward": reward, "reference": reference})
 
 
 def absolute(file: RunFile, registry: Registry) -> RunFile:

@@ -25,11 +25,30 @@ class Reference(ABC, Generic[C]):
     name: ClassVar[str]
     options: ClassVar[type[Config]]
 
+    absent: ClassVar[bool] = False
+    """There is none: nothing may ask it for log-probs."""
+
     def __init__(self, config: C) -> None:
         self.config = config
 
     def open(self, model: ModelConfig, policy: Policy) -> None:
         """Load what is needed. Raises ``UserError`` when it cannot serve this policy."""
+
+    def advance(self, policy: Policy) -> None:
+        """After each batch and its updates: a reference that moves does so here."""
+
+    def tensors(self, policy: Policy) -> Mapping[str, Tensor]:
+        """What has moved, for a checkpoint."""
+        return {}
+
+    def document(self) -> dict[str, Any]:
+        """What else it must know to go on, as JSON for a checkpoint."""
+        return {}
+
+    def restore(
+        self, policy: Policy, tensors: Mapping[str, Tensor], document: Mapping[str, Any]
+    ) -> None:
+        """Go on from what ``tensors`` and ``document`` gave."""
 
     @abstractmethod
     def logps(self, policy: Policy, sequences: Mapping[str, Sequences]) -> dict[str, Tensor]:

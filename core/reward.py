@@ -5,11 +5,17 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Generic
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Generic
 
 from typing_extensions import TypeVar
 
+from trimtab.core.engine import Completion
 from trimtab.core.options import Config
+
+if TYPE_CHECKING:
+    from trimtab.core.config import ModelConfig
+    from trimtab.core.lm import LanguageModel
 
 C = TypeVar("C", bound=Config, default=Any)
 
@@ -21,8 +27,11 @@ class Score:
     value: float | None
     """None is "cannot judge": the completion leaves its group's statistics."""
 
-    parts: Mapping[str, float] = field(default_factory=dict)
+    parts: Mapping[str, float | None] = field(default_factory=dict)
     """Named summands, for the log."""
+
+    why: str | None = None
+    """Why it cannot judge."""
 
 
 @dataclass(frozen=True)
@@ -30,9 +39,29 @@ class Group:
     """One prompt and its completions, which are scored together so that ranks and pairs fit."""
 
     prompt: str
+    """As text, without special tokens."""
+
     completions: Sequence[str]
+    """As text, without special tokens."""
+
     columns: Mapping[str, Any] = field(default_factory=dict)
     """The row's other columns, such as a reference answer."""
+
+    content: Any = None
+    """The prompt as the data has it: text, or turns with role and content."""
+
+    sampled: Sequence[Completion] = ()
+    """The completions as token ids; each knows the prompt's ids, and whether it is truncated."""
+
+
+@dataclass(frozen=True)
+class RewardSetting:
+    """What a reward is told of the run it serves."""
+
+    model: ModelConfig
+    policy: LanguageModel
+    tokenizer: Any
+    seed: int
 
 
 class Reward(ABC, Generic[C]):
@@ -44,6 +73,17 @@ class Reward(ABC, Generic[C]):
     def __init__(self, config: C) -> None:
         self.config = config
 
+    def adapters(self, model: ModelConfig) -> Mapping[str, Path]:
+        """Trained adapters that it wants, frozen, as roles on the run's own base; by role."""
+        return {}
+
+    def open(self, setting: RewardSetting) -> None:
+        """Load what is needed. Raises ``UserError`` when it cannot serve this run."""
+
     @abstractmethod
     def score(self, groups: Sequence[Group]) -> list[list[Score]]:
         """One score a completion, in the order of the groups and of their completions."""
+
+    def describe(self) -> Mapping[str, Any]:
+        """What it is, as JSON for the run directory: how well a classifier was fitted, say."""
+        return {}

@@ -52,6 +52,7 @@ class Roles:
         policy: bool = True,
         seed: int = 0,
         frozen: bool = False,
+        frozen_roles: Mapping[str, Path] | None = None,
     ) -> None:
         self.base = base
         self.scalar = frozenset(scalar)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from trimtab.core.batches import Batch
 from trimtab.core.build import Parts, Registry, build
 from trimtab.core.config import RunFile
 from trimtab.core.evaluation import evaluate_parts
@@ -172,6 +173,7 @@ class Training:
     def _step(self) -> None:
         began = time.monotonic()
         torch.manual_seed(mixed(self.run.file.train.seed, self.step, self.run.processes.rank))
+        self.parts.loop.collected = self._collected
         metrics = self.parts.loop.step(self.step)
         self.step += 1
         record = {"step": self.step, "seconds": time.monotonic() - began, **metrics}
@@ -179,6 +181,19 @@ class Training:
         self.run.log("metrics", record)
         if self.run.processes.main:
             self.run.registry.hook.step_ended(run=self.run, step=self.step, metrics=record)
+
+    def _collected(self, step: int, batch: Batch) -> None:
+        """Log what was sampled, with what prepare() made of it."""
+        samples = [
+            {"step": step + 1, **sample, **prepared, "held_out": False}
+            for sample, prepared in zip(
+                self.parts.source.samples(batch), by_row(batch), strict=False
+            )
+        ]
+        for sample in samples:
+            self.run.log("samples", sample)
+        if samples and self.run.processes.main:
+            self.run.registry.hook.sampled(run=self.run, step=step + 1, samples=samples)
 
     def _evaluate(self) -> None:
         found = evaluate_parts(self.parts, self.run.file)
@@ -206,6 +221,18 @@ class Training:
         if settled is not None and model.micro_tokens < settled:
             self.run.settle("train", micro_tokens=model.micro_tokens)
             self.run.note(f"out of memory: micro_tokens is {model.micro_tokens} from here on")
+
+
+def by_row(batch: Batch) -> Iterator[dict[str, float]]:
+    """Each row's prepared columns, by name without the shape; of tokens, their mean."""
+    mask_NT = batch.leading.mask_NT
+    rows: dict[str, list[float]] = {}
+    for name, column in batch.columns.items():
+        if column.ndim == 2:
+            column = (column * mask_NT).sum(-1) / mask_NT.sum(-1).clamp(min=1)
+        rows[name.rpartition("_")[0] or name] = column.tolist()
+    for n in range(len(batch)):
+        yield {name: values[n] for name, values in rows.items()}
 
 
 def _choose(run: Run, parts: Parts) -> None:

@@ -5,14 +5,14 @@ Each error says where it is: ``run.yaml:4: train.stpes: unknown key. Did you mea
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from pydantic import BaseModel
 
-from trimtab.core.config import RunFile
+from trimtab.core.config import RunFile, SelectedReward
 from trimtab.core.errors import UserError, suggestion
 from trimtab.core.explain import check
 from trimtab.core.overrides import override
@@ -30,7 +30,7 @@ KINDS = {
 """The sections that name a plugin, or hold a list of such sections, and the plugin's kind."""
 
 
-RESERVED = {"reward": ("name", "weight")}
+RESERVED = {"reward": tuple(SelectedReward.model_fields)}
 """Keys of a plugin's section that are not its options, where ``name`` is not the only one."""
 
 ELSEWHERE = tuple(
@@ -175,7 +175,34 @@ def _run(node: Node, registry: Registry, faults: list[Fault]) -> RunFile | None:
             ]
         elif plain.get(section) is not None:
             plain[section] = _options(kind, plain[section], here, registry, faults)
+    if run is not None:
+        for path, kind in _nested(run):
+            _check_nested(plain, node, path, kind, registry, faults)
     return None if run is None or faults else check(RunFile, node, plain)[0]
+
+
+def _nested(run: RunFile) -> Iterator[tuple[tuple[str, ...], str]]:
+    """Where a plugin is named within a section, and its kind."""
+    yield ("rollout", "engine"), "engine"
+    for name, stream in run.streams.items():
+        if stream.source is not None:
+            yield ("streams", name, "source"), "source"
+
+
+def _check_nested(
+    plain: Any,
+    node: Node,
+    path: Sequence[str],
+    kind: str,
+    registry: Registry,
+    faults: list[Fault],
+) -> None:
+    """Put a nested plugin's section in its place in ``plain``, with all its options."""
+    *outer, last = path
+    for key in outer:
+        plain, node = plain[key], node.child(key) or Node(None, node.origin, node.under(key))
+    here = node.child(last) or Node(None, node.origin, node.under(last))
+    plain[last] = _options(kind, plain[last], here, registry, faults)
 
 
 def _options(

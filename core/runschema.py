@@ -31,6 +31,11 @@ def run_schema(registry: Registry) -> Schema:
             sections[section] = {"anyOf": [schema, {"type": "null"}], "default": None}
         else:
             sections[section] = schema
+    engines = _any_plugin(registry, "engine", defs)
+    by_name = {"enum": registry.names("engine")}
+    defs["RolloutConfig"]["properties"]["engine"] = {"anyOf": [engines, by_name]}
+    source = _any_plugin(registry, "source", defs)
+    defs["StreamSection"]["properties"]["source"] = {"anyOf": [source, {"type": "null"}]}
     defaults, partial_defs = _partial(sections, defs)
     own = {key: schema for key, schema in defaults.items() if key not in OF_THE_FILE}
     stage = {

@@ -4,28 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from trimtab.core.batches import Sequences, sequences
+from trimtab.core.engine import Completion
 from trimtab.core.lm import LanguageModel
 from trimtab.core.model import checkpoints, set_checkpointing
 from trimtab.core.seeds import mixed
-
-
-@dataclass(frozen=True)
-class Completion:
-    """What was sampled for one prompt."""
-
-    prompt: tuple[int, ...]
-    tokens: tuple[int, ...]
-    """The end-of-turn action is the last of them, where the policy took it."""
-
-    truncated: bool
-    """It did not end by itself."""
 
 
 def stop_ids(model: Any, tokenizer: Any) -> frozenset[int]:
@@ -89,9 +78,16 @@ def sample(
     ]
 
 
-def as_sequences(completions: Sequence[Completion]) -> Sequences:
-    """Completions as the rows of a batch."""
-    return sequences([c.prompt for c in completions], [c.tokens for c in completions])
+def as_sequences(completions: Sequence[Completion], *, temperature: float = 1.0) -> Sequences:
+    """Completions as the rows of a batch; ``temperature`` is the one that they were drawn at."""
+    made = sequences([c.prompt for c in completions], [c.tokens for c in completions])
+    logps = [c.logps for c in completions if c.logps is not None]
+    sampled_NT = None
+    if len(logps) == len(completions) and logps:
+        sampled_NT = torch.zeros(made.tokens_NT.shape)
+        for n, row in enumerate(logps):
+            sampled_NT[n, : len(row)] = torch.tensor(row)
+    return replace(made, maybe_sampled_NT=sampled_NT, temperature=temperature)
 
 
 def _decode(

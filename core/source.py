@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Generic
 
@@ -12,9 +12,12 @@ from typing_extensions import TypeVar
 from trimtab.core.batches import Batch
 from trimtab.core.config import DataConfig, RolloutConfig
 from trimtab.core.options import Config
+from trimtab.core.processes import Processes
 
 if TYPE_CHECKING:
+    from trimtab.core.engine import Engine
     from trimtab.core.policy import Policy
+    from trimtab.core.rewards import Rewards
 
 C = TypeVar("C", bound=Config, default=Any)
 
@@ -32,8 +35,36 @@ class Setting:
 
     seed: int
     rollout: RolloutConfig
+    rows: int = 1
+    """How many are collected at a time; ``collect`` may ask for fewer."""
+
+    group: int = 1
+    """Completions of each prompt, where they are sampled."""
+
+    engine: Engine | None = None
+    """Generates; it is opened after the source, and before the first ``collect``."""
+
+    rewards: Rewards | None = None
+    """Score what was generated; opened as the engine is. None where the run file has none."""
+
+    processes: Processes = field(default_factory=Processes)
     shared: dict[str, Any] = field(default_factory=dict)
     """What the sources of one run may leave for each other: a data set is read once."""
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """Something to answer."""
+
+    row: int
+    """Its number in the data, as the user counts."""
+
+    ids: tuple[int, ...]
+    content: Any
+    """As the data has it: text, or turns with role and content."""
+
+    columns: Mapping[str, Any] = field(default_factory=dict)
+    """The row's other columns, for those who judge the answer."""
 
 
 class Source(ABC, Generic[C]):
@@ -67,6 +98,18 @@ class Source(ABC, Generic[C]):
     @abstractmethod
     def held_out(self) -> Batch | None:
         """The rows kept aside for evaluation, or None where there are none."""
+
+    def prompts(self) -> Sequence[Prompt]:
+        """Held-out prompts to answer in an evaluation, beside those of ``held_out``."""
+        return ()
+
+    def metrics(self) -> Mapping[str, float]:
+        """Of what ``collect`` gave since the last call: rewards, lengths. The log has them."""
+        return {}
+
+    def samples(self, batch: Batch) -> Sequence[Mapping[str, Any]]:
+        """What each row of a batch that it gave is, as JSON for ``samples.jsonl``; may be none."""
+        return ()
 
     def steps_per_epoch(self, rows: int) -> int | None:
         """How many batches one pass over the data makes; None where there is no such thing."""

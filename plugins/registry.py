@@ -36,10 +36,14 @@ BUILTIN = (
     "trimtab.objectives.dpo",
     "trimtab.objectives.kto",
     "trimtab.objectives.reward_model",
+    "trimtab.objectives.grpo",
     "trimtab.plugins.references.adapter_off",
     "trimtab.plugins.references.model",
     "trimtab.plugins.sources.dataset",
     "trimtab.plugins.sources.stream",
+    "trimtab.plugins.sources.rollouts",
+    "trimtab.plugins.engines.transformers",
+    "trimtab.plugins.rewards.function",
     "trimtab.plugins.local",
 )
 

@@ -57,6 +57,7 @@ def plugins(builtin: tuple[str, ...] = ()) -> Plugins:
         "objective": ("plain", "other"),
         "reward": ("length", "overlap"),
         "reference": ("adapter_off",),
+        "engine": ("transformers",),
         "source": ("rows",),
         "judge": ("local",),
         "tracker": ("table",),

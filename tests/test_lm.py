@@ -197,9 +197,9 @@ def test_tokenwise_functions_see_both_distributions(tiny):
 
 def test_temperature_divides_the_logits(tiny):
     model, batch = policy(tiny), ragged_pairs()
-    model.temperature = 0.5
+    warm = {name: replace(s, temperature=0.5) for name, s in batch.sequences.items()}
     with model.role(POLICY), torch.no_grad():
-        got = model.forward(batch.sequences, Needs())["chosen"].policy_NT[0, 0]
+        got = model.forward(warm, Needs())["chosen"].policy_NT[0, 0]
         row = rows_of({"": batch.chosen})[0]
         logits = model.base(torch.tensor([row.prompt])).logits[0, -1]
     assert float(got) == pytest.approx(float((logits / 0.5).log_softmax(-1)[row.completion[0]]))

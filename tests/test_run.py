@@ -91,7 +91,9 @@ def test_evaluations(run):
 def test_samples(run):
     samples = lines(run / "samples.jsonl")
     assert {frozenset(sample) for sample in samples} == {
-        frozenset(("step", "row", "prompt", "completion", "truncated", "reward", "parts"))
+        frozenset(
+            ("step", "row", "prompt", "completion", "truncated", "reward", "parts", "held_out")
+        )
     }
     assert [sample["step"] for sample in samples] == [
         step for step in (0, 2, 4) for _ in range(64)

@@ -64,9 +64,8 @@ class ModelReference(Reference[ModelReferenceConfig]):
         return self._as_the_policy().fingerprint(POLICY)
 
     def _as_the_policy(self) -> LanguageModel:
-        """The copy, with the layout and the temperature that the policy has now."""
+        """The copy, with the layout that the policy has now."""
         self.copy.share = self.policy.share
-        self.copy.temperature = self.policy.temperature
         return self.copy
 
 

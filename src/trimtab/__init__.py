@@ -19,22 +19,24 @@ if TYPE_CHECKING:
         Rollouts,
         Sequences,
     )
+    from trimtab.core.engine import Completion, Engine
     from trimtab.core.hookspecs import hookimpl
     from trimtab.core.judge import Judge
     from trimtab.core.objective import Loss, Needs, Objective, Term, Updates
     from trimtab.core.options import Config
     from trimtab.core.reference import Reference
-    from trimtab.core.reward import Reward, Score
+    from trimtab.core.reward import Group, Reward, Score
     from trimtab.core.source import Source
 
 _HOMES = {
     "batches": ("Batch", "Demonstrations", "Labelled", "Pairs", "Ranked", "Rollouts", "Sequences"),
+    "engine": ("Completion", "Engine"),
     "hookspecs": ("hookimpl",),
     "judge": ("Judge",),
     "objective": ("Loss", "Needs", "Objective", "Term", "Updates"),
     "options": ("Config",),
     "reference": ("Reference",),
-    "reward": ("Reward", "Score"),
+    "reward": ("Group", "Reward", "Score"),
     "source": ("Source",),
 }
 _HOME = {name: f"trimtab.core.{home}" for home, names in _HOMES.items() for name in names}
@@ -42,8 +44,11 @@ _HOME |= dict.fromkeys(("load_run_file", "resume", "train"), "trimtab.api")
 
 __all__ = [
     "Batch",
+    "Completion",
     "Config",
     "Demonstrations",
+    "Engine",
+    "Group",
     "Judge",
     "Labelled",
     "Loss",

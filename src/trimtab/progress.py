@@ -124,7 +124,9 @@ class Display:
 
     def _samples(self, samples: Sequence[Mapping[str, Any]], before: int, after: int) -> None:
         """What the same prompts were answered with, side by side."""
-        old, new = ([s for s in samples if s["step"] == step] for step in (before, after))
+        old, new = (
+            [s for s in samples if s["step"] == step and s["held_out"]] for step in (before, after)
+        )
         rows = list(zip(_apart([s["prompt"] for s in old]), old, new, strict=False))[:SHOWN]
         if not rows:
             return
