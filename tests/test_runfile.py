@@ -123,8 +123,8 @@ learning_rate: 1e-5
         "run.yaml:15: train.rows: must be greater than 0, not 0",
         "run.yaml:17: train.seed: given twice: first at run.yaml:16. Keep one.",
         "run.yaml:18: learning_rate: unknown key. Did you mean 'train.learning_rate'? Known: "
-        "model, data, objective, reward, reference, source, judge, rollout, streams, train, trackers, "
-        "plugins, run, stages.",
+        "model, data, objective, reward, reference, source, judge, rollout, streams, train, "
+        "trackers, plugins, run, stages.",
     ]
 
 
