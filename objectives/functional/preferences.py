@@ -1,8 +1,7 @@
-"""The maths that objectives share: pure functions, tensors in and tensors out.
+"""Losses of preferences, labels and comparisons.
 
-Shape suffixes: N = rows, T = completion tokens. Log-probs are natural logs. Of a pair,
-``chosen_N`` and ``rejected_N`` are implicit rewards r = beta * log(pi / pi_ref), and the margin is
-m = r_w - r_l.
+Of a pair, ``chosen_N`` and ``rejected_N`` are implicit rewards r = beta * log(pi / pi_ref), and
+the margin is m = r_w - r_l.
 """
 
 from __future__ import annotations
