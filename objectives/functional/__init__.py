@@ -23,22 +23,40 @@ from trimtab.objectives.functional.preferences import (
     sppo,
     unflipped,
 )
+from trimtab.objectives.functional.returns import (
+    adaptive_beta,
+    at_last_action,
+    gae,
+    masked_moments,
+    masked_whiten,
+    shaped_rewards,
+)
+from trimtab.objectives.functional.values import entropy, explained_variance, value_loss
 
 __all__ = [
+    "adaptive_beta",
     "apo_down",
     "apo_zero",
+    "at_last_action",
     "bradley_terry",
     "desensitised_sum",
     "discopop",
+    "entropy",
     "exo",
+    "explained_variance",
     "flipped",
+    "gae",
     "hinge",
     "ipo",
     "kto",
     "logistic",
+    "masked_moments",
+    "masked_whiten",
     "mean_of",
     "nca",
     "reference_point",
+    "shaped_rewards",
     "sppo",
     "unflipped",
+    "value_loss",
 ]
