@@ -5,6 +5,16 @@ Shape suffixes: N = rows, T = completion tokens. Log-probs are natural logs.
 
 from __future__ import annotations
 
+from trimtab.objectives.functional.advantages import (
+    Scale,
+    group_advantage,
+    group_mean,
+    group_size,
+    group_std,
+    group_varies,
+)
+from trimtab.objectives.functional.aggregation import mean_of, sum_of
+from trimtab.objectives.functional.kl import k1, k2, k3
 from trimtab.objectives.functional.preferences import (
     apo_down,
     apo_zero,
@@ -17,46 +27,51 @@ from trimtab.objectives.functional.preferences import (
     ipo,
     kto,
     logistic,
-    mean_of,
     nca,
     reference_point,
     sppo,
     unflipped,
 )
-from trimtab.objectives.functional.returns import (
-    adaptive_beta,
-    at_last_action,
-    gae,
-    masked_moments,
-    masked_whiten,
-    shaped_rewards,
+from trimtab.objectives.functional.surrogates import (
+    cispo,
+    clipped_high,
+    clipped_low,
+    clipped_surrogate,
+    importance_weight,
+    sequence_ratio,
 )
-from trimtab.objectives.functional.values import entropy, explained_variance, value_loss
 
 __all__ = [
-    "adaptive_beta",
+    "Scale",
     "apo_down",
     "apo_zero",
-    "at_last_action",
     "bradley_terry",
+    "cispo",
+    "clipped_high",
+    "clipped_low",
+    "clipped_surrogate",
     "desensitised_sum",
     "discopop",
-    "entropy",
     "exo",
-    "explained_variance",
     "flipped",
-    "gae",
+    "group_advantage",
+    "group_mean",
+    "group_size",
+    "group_std",
+    "group_varies",
     "hinge",
+    "importance_weight",
     "ipo",
+    "k1",
+    "k2",
+    "k3",
     "kto",
     "logistic",
-    "masked_moments",
-    "masked_whiten",
     "mean_of",
     "nca",
     "reference_point",
-    "shaped_rewards",
+    "sequence_ratio",
     "sppo",
+    "sum_of",
     "unflipped",
-    "value_loss",
 ]

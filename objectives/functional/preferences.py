@@ -330,21 +330,3 @@ def bradley_terry(difference_NC: Tensor, label_NC: Tensor, margin_NC: Tensor) ->
     """
     logit_NC = difference_NC - margin_NC
     return -label_NC * logsigmoid(logit_NC) - (1 - label_NC) * logsigmoid(-logit_NC)
-
-
-def mean_of(value_NC: Tensor, counted_NC: Tensor) -> Tensor:
-    """Each row's mean over what counts; 0 where nothing does.
-
-    Args:
-        value_NC: any numbers, finite.
-        counted_NC: bool.
-
-    Returns:
-        Means [N].
-
-    >>> value_NC = torch.tensor([[1.0, 3.0], [5.0, 7.0]])
-    >>> mean_of(value_NC, torch.tensor([[True, True], [False, False]]))
-    tensor([2., 0.])
-    """
-    total_N = value_NC.masked_fill(~counted_NC, 0.0).sum(-1)
-    return total_N / counted_NC.sum(-1).clamp(min=1)

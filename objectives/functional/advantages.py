@@ -1,0 +1,127 @@
+"""Advantages of completions over the others of their prompt.
+
+Rows of one prompt share a number in ``group_N``; in which order rows stand does not matter.
+Statistics are computed in float64.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+Scale = Literal["group", "batch", "none"]
+"""Whose standard deviation advantages are divided by."""
+
+EPSILON = 1e-4
+"""Added to that standard deviation, as TRL does."""
+
+
+def group_size(group_N: Tensor) -> Tensor:
+    """How many rows each row's group has, itself included.
+
+    Args:
+        group_N: one number a group.
+
+    Returns:
+        Sizes [N].
+
+    >>> group_size(torch.tensor([7, 3, 7]))
+    tensor([2, 1, 2])
+    """
+    _, index_N, size_G = torch.unique(group_N, return_inverse=True, return_counts=True)
+    return size_G[index_N]
+
+
+def group_mean(value_N: Tensor, group_N: Tensor) -> Tensor:
+    """The mean of each row's group, itself included.
+
+    Args:
+        value_N: one number a row.
+        group_N: one number a group.
+
+    Returns:
+        Means [N].
+
+    >>> group_mean(torch.tensor([1.0, 5.0, 2.0]), torch.tensor([0, 1, 0]))
+    tensor([1.5000, 5.0000, 1.5000])
+    """
+    _, index_N, size_G = torch.unique(group_N, return_inverse=True, return_counts=True)
+    zero_G = torch.zeros(len(size_G), dtype=torch.float64, device=value_N.device)
+    mean_G = zero_G.index_add(0, index_N, value_N.double()) / size_G
+    return mean_G[index_N].to(value_N)
+
+
+def group_std(value_N: Tensor, group_N: Tensor) -> Tensor:
+    """The standard deviation of each row's group, 0 for a group of one.
+
+        sqrt(sum (x - mean)^2 / (n - 1))
+
+    Args:
+        value_N: one number a row.
+        group_N: one number a group.
+
+    Returns:
+        Standard deviations [N].
+
+    >>> group_std(torch.tensor([1.0, 5.0, 3.0]), torch.tensor([0, 1, 0]))  # sqrt((1 + 1) / 1)
+    tensor([1.4142, 0.0000, 1.4142])
+    """
+    value_D = value_N.double()
+    size_N = group_size(group_N)
+    square_N = (value_D - group_mean(value_D, group_N)).square()
+    variance_N = group_mean(square_N, group_N) * size_N / (size_N - 1).clamp(min=1)
+    return variance_N.sqrt().to(value_N)
+
+
+def group_varies(value_N: Tensor, group_N: Tensor) -> Tensor:
+    """Does each row's group hold two different numbers? Where it does not, nothing is learned.
+
+    Args:
+        value_N: one number a row.
+        group_N: one number a group.
+
+    Returns:
+        bool [N], the same for all rows of a group.
+
+    >>> group_varies(torch.tensor([1.0, 1.0, 0.0, 1.0]), torch.tensor([0, 0, 1, 1]))
+    tensor([False, False,  True,  True])
+    """
+    same_NN = group_N[:, None] == group_N
+    differs_NN = value_N[:, None] != value_N
+    return (same_NN & differs_NN).any(-1)
+
+
+def group_advantage(reward_N: Tensor, group_N: Tensor, scale: Scale = "group") -> Tensor:
+    """How much better each completion is than the mean of its group.
+
+        A = (r - mean of the group) / (s + 1e-4)
+
+    s is the unbiased standard deviation of the group (Shao et al. 2024, GRPO, arXiv:2402.03300,
+    section 4.1.2) or of all rows (``batch``: Liu et al. 2025, arXiv:2508.08221); ``none`` divides
+    by nothing (Liu et al. 2025, Dr. GRPO, arXiv:2503.20783). A group of equal rewards has exactly
+    0, whatever the rounding of its mean.
+
+    Args:
+        reward_N: rewards.
+        group_N: one number a group.
+        scale: whose standard deviation divides.
+
+    Returns:
+        Advantages [N].
+
+    >>> group_N = torch.tensor([0, 0, 1, 1])
+    >>> group_advantage(torch.tensor([3.0, 1.0, 5.0, 5.0]), group_N, "none")
+    tensor([ 1., -1.,  0.,  0.])
+    >>> group_advantage(torch.tensor([3.0, 1.0, 5.0, 5.0]), group_N)  # 1 / (sqrt(2) + 1e-4)
+    tensor([ 0.7071, -0.7071,  0.0000,  0.0000])
+    """
+    reward_D = reward_N.double()
+    above_N = reward_D - group_mean(reward_D, group_N)
+    if scale == "group":
+        above_N = above_N / (group_std(reward_D, group_N) + EPSILON)
+    elif scale == "batch":
+        everything_N = torch.zeros_like(group_N)
+        above_N = above_N / (group_std(reward_D, everything_N) + EPSILON)
+    return above_N.masked_fill(~group_varies(reward_N, group_N), 0.0).to(reward_N)
