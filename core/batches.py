@@ -289,18 +289,20 @@ def sequences(prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[i
     >>> made.tokens_NT.tolist(), made.mask_NT.tolist(), made.prompt_NP.tolist()
     ([[3, 4, 5]], [[True, True, True]], [[1, 2]])
     """
-    length_N = torch.tensor([len(ids) for ids in completions])
+    length_N = torch.tensor([len(ids) for ids in completions], dtype=torch.long)
     tokens_NT = _padded(completions)
     return Sequences(
         tokens_NT=tokens_NT,
         mask_NT=torch.arange(tokens_NT.shape[1]) < length_N[:, None],
         prompt_NP=_padded(prompts),
-        prompt_length_N=torch.tensor([len(ids) for ids in prompts]),
+        prompt_length_N=torch.tensor([len(ids) for ids in prompts], dtype=torch.long),
         length_N=length_N,
     )
 
 
 def _padded(rows: Sequence[Sequence[int]]) -> Tensor:
+    if not rows:
+        return torch.zeros(0, 0, dtype=torch.long)
     return torch.nn.utils.rnn.pad_sequence(
         [torch.tensor(row, dtype=torch.long) for row in rows], batch_first=True
     )

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from trimtab.core.config import DataConfig
 from trimtab.plugins.sources.convert import conversion_for
-from trimtab.plugins.sources.formats import Example, renamed
+from trimtab.plugins.sources.formats import Example, Side, renamed
 from trimtab.plugins.sources.kinds import Kind
 from trimtab.plugins.sources.making import Account
 from trimtab.plugins.sources.report import Report
@@ -42,6 +42,9 @@ class Kept(NamedTuple):
 
     columns: Mapping[str, Any] | None = None
     """Its other columns, for kinds that keep them."""
+
+    asked: Side | None = None
+    """The prompt as the row has it, for the same kinds."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +82,9 @@ def load(name: str, rows: Rows, kind: Kind, encoder: Encoder, data: DataConfig) 
             if isinstance(result, BadRow):
                 faults[row.number] = Dropped(row.number, str(result), row.place)
             else:
-                kept.append(_kept(row.number, result, kind, renamed(row.columns, names)))
+                said = renamed(row.columns, names)
+                asked = example.prompt if isinstance(example, Example) else None
+                kept.append(_kept(row.number, result, kind, said, asked))
         dropped += [faults[number] for number in sorted(faults)]
     kept = _all_soft(kept)
     return Loaded(
@@ -116,7 +121,9 @@ def _example(columns: Mapping[str, Any], kind: Kind, names: Mapping[str, str]) -
         return fault
 
 
-def _kept(number: int, tokens: Encoded, kind: Kind, columns: Mapping[str, Any]) -> Kept:
+def _kept(
+    number: int, tokens: Encoded, kind: Kind, columns: Mapping[str, Any], asked: Side | None
+) -> Kept:
     prompt = hashlib.blake2b(tokens.prompt.tobytes(), digest_size=16)
     content = prompt.copy()
     for completion in tokens.completions:
@@ -134,6 +141,7 @@ def _kept(number: int, tokens: Encoded, kind: Kind, columns: Mapping[str, Any]) 
         content.digest(),
         None if annotator is None else str(annotator),
         others,
+        asked if kind.keeps_columns else None,
     )
 
 

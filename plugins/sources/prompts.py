@@ -17,6 +17,8 @@ def prompted(columns: Columns) -> Example:
 
 def _prompt(columns: Columns) -> Side:
     if "prompt" not in columns and "messages" not in columns:
+        if "completion" in columns or "text" in columns:
+            raise BadRow("a completion without a prompt: there is nothing to answer")
         raise BadRow("no column 'prompt' or 'messages'")
     name = "prompt" if "prompt" in columns else "messages"
     prompt = side(columns, name)

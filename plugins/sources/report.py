@@ -99,11 +99,13 @@ def _lost(
 
 
 def lengths(rows: Sequence[Encoded]) -> dict[str, dict[str, int]]:
-    """How many tokens prompts and completions have: median, 95th percentile, longest."""
-    return {
-        "prompt": _spread([len(row.prompt) for row in rows]),
-        "completion": _spread([len(one.ids) for row in rows for one in row.completions]),
+    """How many tokens prompts, and completions if there are any, have: median, 95th percentile,
+    longest."""
+    parts = {
+        "prompt": [len(row.prompt) for row in rows],
+        "completion": [len(one.ids) for row in rows for one in row.completions],
     }
+    return {name: _spread(numbers) for name, numbers in parts.items() if numbers}
 
 
 def _spread(numbers: list[int]) -> dict[str, int]:

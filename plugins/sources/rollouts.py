@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,13 +14,14 @@ from trimtab.core.errors import UserError
 from trimtab.core.hookspecs import hookimpl
 from trimtab.core.options import Config
 from trimtab.core.policy import Policy
-from trimtab.core.reward import Score
 from trimtab.core.rewards import groups_of
 from trimtab.core.sampling import as_sequences, uniforms
 from trimtab.core.source import Prompt, Setting, Source
 from trimtab.plugins.sources.corpus import read_corpus
 from trimtab.plugins.sources.kinds import PROMPTS
 from trimtab.plugins.sources.load import Kept
+from trimtab.plugins.sources.report import lengths
+from trimtab.plugins.sources.sampled import Account
 from trimtab.plugins.sources.split import fingerprint, order
 
 
@@ -28,7 +30,13 @@ class RolloutsConfig(Config):
 
 
 class RolloutSource(Source[RolloutsConfig]):
-    """Prompts in a new order each epoch, each answered by a group of completions."""
+    """Prompts in a new order each epoch, each answered by a group of completions, and scored.
+
+    Where an epoch ends within a batch, the next one's prompts fill it up. A completion is drawn by
+    a random stream of its own, which follows from the seed, the number of the draw and the place
+    in it. What no reward could score is left out of the batch, counted and logged. With several
+    processes each samples whole groups, and all get all of them.
+    """
 
     name = "rollouts"
     options = RolloutsConfig
@@ -56,23 +64,39 @@ class RolloutSource(Source[RolloutsConfig]):
         self._fingerprint = fingerprint(self.corpus.train)
         self._go_to(epoch=0, index=0)
         self._draws = self._groups = self._samples = 0
-        self._metrics: dict[str, float] = {}
-        self._records: dict[int, dict[str, Any]] = {}
+        self._account = Account()
 
     def collect(self, policy: Policy, rows: int) -> Batch:
-        setting = self.setting
-        prompts = [_prompt(row) for row in self._next(-(-rows // setting.group))]
-        asked = [prompt.ids for prompt in prompts for _ in range(setting.group)]
-        drawn = uniforms(
-            setting.seed, self._draws, range(len(asked)), setting.rollout.max_new_tokens
+        setting, account = self.setting, self._account
+        prompts = self._next(-(-rows // setting.group))
+        began = time.monotonic()
+        sampled = self._sampled(prompts)
+        groups = groups_of(setting.tokenizer, prompts, sampled)
+        account.seconds_rollout += time.monotonic() - began
+        began = time.monotonic()
+        scores = self.rewards.score(groups, setting.processes, learn=True)
+        account.seconds_score += time.monotonic() - began
+        kept: list[tuple[Completion, float, int, int, int]] = []
+        for prompt, group, found in zip(prompts, groups, scores, strict=True):
+            for index, score in enumerate(found):
+                account.add(self._samples, prompt.row, group, index, score)
+                if score.value is not None:
+                    completion = group.sampled[index]
+                    kept.append((completion, score.value, prompt.row, self._groups, self._samples))
+                self._samples += 1
+            self._groups += 1
+        made, *columns = zip(*kept, strict=True) if kept else ((), (), (), (), ())
+        reward, *numbers = columns
+        row_N, group_N, sample_N = (torch.tensor(each, dtype=torch.long) for each in numbers)
+        return Rollouts(
+            as_sequences(made, temperature=setting.rollout.temperature),
+            torch.tensor(reward, dtype=torch.float32),
+            group_N,
+            torch.tensor([completion.truncated for completion in made], dtype=torch.bool),
+            sample_N,
+            setting.rollout.max_new_tokens,
+            row_N=row_N,
         )
-        made = self.engine.sample(asked, drawn, temperature=setting.rollout.temperature)
-        self._draws += 1
-        groups = [made[g * setting.group :][: setting.group] for g in range(len(prompts))]
-        scores = self.rewards.score(
-            groups_of(setting.tokenizer, prompts, groups), setting.processes, learn=True
-        )
-        return self._batch(prompts, groups, scores)
 
     def held_out(self) -> Batch | None:
         return None
@@ -81,21 +105,56 @@ class RolloutSource(Source[RolloutsConfig]):
         return [_prompt(row) for row in self.corpus.held_out]
 
     def metrics(self) -> Mapping[str, float]:
-        found, self._metrics = self._metrics, {}
+        """See ``Account.metrics``."""
+        found, left = self._account.metrics(), self._account.records
+        self._account = Account(records=left)
         return found
 
     def samples(self, batch: Batch) -> Sequence[Mapping[str, Any]]:
+        """Those of the batch, and then what was sampled and is not in it, with the reason."""
         assert isinstance(batch, Rollouts) and batch.sample_N is not None
-        return [self._records[number] for number in batch.sample_N.tolist()]
+        return self._account.taken(batch.sample_N.tolist())
+
+    def steps_per_epoch(self, rows: int) -> int:
+        return -(-len(self.corpus.train) // (rows // self.setting.group))
+
+    def longest(self) -> Batch | None:
+        """The longest prompt with made-up completions of all tokens that they may have."""
+        rows = self.corpus.train
+        if not rows:
+            return None
+        prompt = max((tuple(row.tokens.prompt) for row in rows), key=len)
+        length, vocabulary = self.setting.rollout.max_new_tokens, len(self.setting.tokenizer)
+        made = [
+            Completion(
+                prompt,
+                tuple(
+                    (7919 * (place * self.setting.group + index)) % vocabulary
+                    for place in range(1, length + 1)
+                ),
+                truncated=True,
+            )
+            for index in range(self.setting.group)
+        ]
+        one_N = torch.zeros(len(made), dtype=torch.long)
+        responses = as_sequences(made, temperature=self.setting.rollout.temperature)
+        return Rollouts(responses, one_N.float(), one_N, limit=length)
 
     def describe(self) -> Mapping[str, Any]:
-        train = self.corpus.reports[0].as_json()
+        train, *others = [report.as_json() for report in self.corpus.reports]
         return {
             **train,
             "warnings": list(self.corpus.warnings()),
             "train_rows": len(self.corpus.train),
             "held_out_rows": len(self.corpus.held_out),
+            "tokens": lengths([row.tokens for row in self.corpus.train]),
             "fingerprint": self._fingerprint,
+            "group": self.setting.group,
+            "rewards": {
+                member.label: {"weight": member.section.weight, **member.reward.describe()}
+                for member in self.rewards.members
+            },
+            **({"eval": others[0]} if others else {}),
         }
 
     def state(self) -> dict[str, Any]:
@@ -111,67 +170,48 @@ class RolloutSource(Source[RolloutsConfig]):
 
     def restore(self, state: Mapping[str, Any]) -> None:
         if state["fingerprint"] != self._fingerprint:
-            raise UserError("the prompts are not what this run was trained on so far")
+            raise UserError(
+                "the prompts are not what this run was trained on so far: they have the "
+                f"fingerprint {self._fingerprint}, not {state['fingerprint']}"
+            )
         self._go_to(state["epoch"], state["index"])
         self._draws, self._groups = state["draws"], state["groups"]
         self._samples = state["samples"]
         self.rewards.restore(state["rewards"])
-
-    def _next(self, count: int) -> list[Kept]:
-        chosen: list[Kept] = []
-        while len(chosen) < count:
-            if self._index == len(self._order):
-                self._go_to(self._epoch + 1, 0)
-            chosen.append(self.corpus.train[self._order[self._index]])
-            self._index += 1
-        return chosen
+        self._account = Account()
 
     def _go_to(self, epoch: int, index: int) -> None:
         self._epoch, self._index = epoch, index
         self._order = order(len(self.corpus.train), self.setting.seed, epoch)
 
-    def _batch(
-        self,
-        prompts: Sequence[Prompt],
-        groups: Sequence[Sequence[Completion]],
-        scores: Sequence[Sequence[Score]],
-    ) -> Rollouts:
-        kept: list[tuple[int, int, Completion, float]] = []
-        self._records = {}
-        for prompt, completions, found in zip(prompts, groups, scores, strict=True):
-            for completion, score in zip(completions, found, strict=True):
-                self._records[self._samples] = self._record(prompt, completion, score)
-                if score.value is not None:
-                    kept.append((self._groups, self._samples, completion, score.value))
-                self._samples += 1
-            self._groups += 1
-        group_N, sample_N, made, reward_N = zip(*kept, strict=True) if kept else ((), (), (), ())
-        temperature = self.setting.rollout.temperature
-        batch = Rollouts(
-            as_sequences(made, temperature=temperature),
-            torch.tensor(reward_N),
-            torch.tensor(group_N),
-            torch.tensor([c.truncated for c in made]),
-            torch.tensor(sample_N),
-            self.setting.rollout.max_new_tokens,
-        )
-        self._metrics = {"reward": float(batch.reward_N.mean())}
-        return batch
+    def _next(self, count: int) -> list[Prompt]:
+        chosen: list[Prompt] = []
+        while len(chosen) < count:
+            if self._index == len(self._order):
+                self._go_to(self._epoch + 1, 0)
+            chosen.append(_prompt(self.corpus.train[self._order[self._index]]))
+            self._index += 1
+        return chosen
 
-    def _record(self, prompt: Prompt, completion: Completion, score: Score) -> dict[str, Any]:
-        decode = self.setting.tokenizer.decode
-        return {
-            "row": prompt.row,
-            "prompt": decode(prompt.ids, skip_special_tokens=True),
-            "completion": decode(completion.tokens, skip_special_tokens=True),
-            "truncated": completion.truncated,
-            "reward": score.value,
-            "parts": dict(score.parts),
-        }
+    def _sampled(self, prompts: Sequence[Prompt]) -> list[list[Completion]]:
+        """A group of completions for each prompt; this process samples its share of the groups."""
+        setting = self.setting
+        size, rollout = setting.group, setting.rollout
+        own = setting.processes.share(len(prompts)).tolist()
+        made: dict[int, list[Completion]] = {}
+        self._draws += 1
+        if own:
+            places = [g * size + c for g in own for c in range(size)]
+            drawn = uniforms(setting.seed, self._draws, places, rollout.max_new_tokens)
+            asked = [prompts[place // size].ids for place in places]
+            found = self.engine.sample(asked, drawn, temperature=rollout.temperature)
+            made = {g: list(found[i * size : (i + 1) * size]) for i, g in enumerate(own)}
+        everywhere = {g: c for part in setting.processes.gather(made) for g, c in part.items()}
+        return [everywhere[g] for g in range(len(prompts))]
 
 
 def _prompt(row: Kept) -> Prompt:
-    return Prompt(row.row, tuple(row.tokens.prompt), None, row.columns or {})
+    return Prompt(row.row, tuple(row.tokens.prompt), row.asked, row.columns or {})
 
 
 @hookimpl
