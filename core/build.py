@@ -14,7 +14,7 @@ from trimtab.core.loop import Loop
 from trimtab.core.model import compute_dtype, device, load_base, load_tokenizer, micro_tokens
 from trimtab.core.objective import Objective
 from trimtab.core.optimizer import make_optimizer, make_schedule
-from trimtab.core.policy import LANGUAGE_ROLES, POLICY
+from trimtab.core.policy import CRITIC, LANGUAGE_ROLES, POLICY
 from trimtab.core.processes import Processes
 from trimtab.core.reference import Reference
 from trimtab.core.reward import RewardSetting
@@ -174,6 +174,8 @@ def _model(file: RunFile, objective: Objective, rewards: Rewards | None) -> Lang
         policy=POLICY in trained or needs.behaviour or bool(needs.before),
         seed=file.train.seed,
         frozen_roles=rewards.adapters(file.model) if rewards else {},
+        zero_heads=[CRITIC] if needs.values else [],
+        trunk=needs.trunk_values,
     )
     if file.model.start is not None:
         roles.start_from(adapter_folder(file.model.start))
