@@ -18,7 +18,7 @@ from trimtab.core.layout import Layout, lay_out, rows_of
 from trimtab.core.logprobs import token_logps
 from trimtab.core.model import weights_hash
 from trimtab.core.objective import Needs
-from trimtab.core.policy import LANGUAGE_ROLES, REFERENCE
+from trimtab.core.policy import POLICY, REFERENCE
 from trimtab.core.reference_cache import fingerprint
 from trimtab.core.roles import HEAD, Roles
 
@@ -102,7 +102,7 @@ class LanguageModel:
     def forward(self, sequences: Mapping[str, Sequences], needs: Needs) -> dict[str, Sequences]:
         """Fill what the active role computes, in one pass over all the sequences."""
         layout = lay_out(rows_of(sequences), share=self.share, pad=self._pad).to(self.device)
-        if self.roles.active not in LANGUAGE_ROLES:
+        if self.roles.is_scalar(self.roles.active):
             return self._scored(sequences, layout)
         reference_MH = self._reference(layout) if needs.tokenwise_reference else None
         with self._compute():
@@ -125,7 +125,18 @@ class LanguageModel:
             for (name, _), column_NT in self._placed(sequences, layout, column_M):
                 more = {**filled[name].tokenwise_NT, function: column_NT}
                 filled[name] = replace(filled[name], tokenwise_NT=more)
+        if needs.trunk_values and self.roles.active == POLICY:
+            values_M = self._trunk_values(hidden_MH)
+            for (name, _), values_NT in self._placed(sequences, layout, values_M):
+                filled[name] = replace(filled[name], maybe_values_NT=values_NT)
         return filled
+
+    def _trunk_values(self, hidden_MH: Tensor) -> Tensor:
+        """What the head on the policy's states says of those that predict the trained tokens."""
+        if self.roles.trunk is None:
+            raise ValueError("these roles were made without trunk=True: there is no head to ask")
+        values_M1: Tensor = self.roles.trunk(hidden_MH.float())
+        return values_M1[:, 0]
 
     def _scored(self, sequences: Mapping[str, Sequences], layout: Layout) -> dict[str, Sequences]:
         """What a scalar role predicts before each trained token, and of each whole completion.

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 POLICY = "policy"
 REFERENCE = "reference"
+CRITIC = "critic"
 LANGUAGE_ROLES = frozenset({POLICY, REFERENCE})
 """Roles that give log-probs. Every other role is scalar and gives values."""
 
@@ -33,8 +34,9 @@ class Policy(Protocol):
     def forward(self, sequences: Mapping[str, Sequences], needs: Needs) -> dict[str, Sequences]:
         """Fill what the active role computes: policy_NT and tokenwise_NT, or values_NT.
 
-        All of a micro-batch's sequences come in one call, so that completions of one prompt can
-        share it. Columns are 0 outside the mask.
+        The role ``policy`` fills values_NT too where ``needs.trunk_values`` asks for it. All of a
+        micro-batch's sequences come in one call, so that completions of one prompt can share it.
+        Columns are 0 outside the mask.
         """
 
     def cut(self, batch: Batch, skip: frozenset[str] = frozenset()) -> list[Tensor]:

@@ -9,8 +9,9 @@ neither raises an error.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +22,15 @@ from trimtab.core.adapter_files import ADAPTER_CONFIG, adapter_settings
 from trimtab.core.config import AdapterConfig
 from trimtab.core.errors import RunError, UserError
 from trimtab.core.files import write_json
-from trimtab.core.policy import POLICY, REFERENCE
+from trimtab.core.policy import CRITIC, POLICY, REFERENCE
 from trimtab.core.seeds import mixed
+from trimtab.core.value_head import save_value_head, value_head
 
 HEAD = "score"
 """What scalar roles train, by the name that ``AutoModelForSequenceClassification`` gives it."""
 
 START = "start"
-"""The frozen adapter that a run starts from, when it starts from one."""
+"""The frozen adapter that is the reference, where the reference is not the base alone."""
 
 
 def is_scalar(folder: Path) -> bool:
@@ -40,7 +42,11 @@ class Roles:
     """The roles of a run on a base. Without an adapter, the policy is the base itself.
 
     ``policy=False`` leaves the policy out: a reward model needs none. The first role is drawn from
-    the seed, and every other one from a seed of its own.
+    the seed, and every other one from a seed of its own. Heads of roles in ``zero_heads`` start at
+    0. With ``trunk``, the role ``critic`` is a head on the policy's own states, and no adapter.
+
+    ``frozen_roles`` are trained adapters, by role, that are only ever read: they are not among
+    ``names``, and nothing of them is optimised or saved.
     """
 
     def __init__(
@@ -53,25 +59,39 @@ class Roles:
         seed: int = 0,
         frozen: bool = False,
         frozen_roles: Mapping[str, Path] | None = None,
+        zero_heads: Collection[str] = (),
+        trunk: bool = False,
     ) -> None:
+        frozen_roles = frozen_roles or {}
         self.base = base
         self.scalar = frozenset(scalar)
-        self.names = [POLICY] * policy + list(scalar)
+        """Trained roles that have an adapter and a head of their own."""
+        self.names = [POLICY] * policy + list(scalar) + [CRITIC] * trunk
         """The trained roles."""
+        self.frozen = frozenset(frozen_roles)
+        """Roles that are read and never trained."""
+        self.frozen_scalar = frozenset(
+            r for r, folder in frozen_roles.items() if is_scalar(folder)
+        )
+        self.trunk = value_head(base) if trunk else None
+        """The head on the policy's states that gives values."""
         self.peft: Any = None
         self.active: str | None = None
-        if scalar:
+        self.headed = bool(self.scalar or self.frozen_scalar)
+        if adapter is None and (scalar or frozen_roles):
+            raise UserError("roles beside the policy need model.adapter, and it is null")
+        if self.headed:
             self._put_head()
         if adapter is None:
-            if scalar:
-                raise UserError("roles beside the policy need model.adapter, and it is null")
             base.requires_grad_(not frozen)
             return
-        for role in self.names:
+        for role in [POLICY] * policy + list(scalar):
             torch.manual_seed(seed if role == self.names[0] else mixed(seed, role))
             self._add(role, self._lora(adapter, role in self.scalar))
             if role in self.scalar:
-                self._draw_head(role)
+                self._draw_head(role, zero=role in zero_heads)
+        for role, folder in frozen_roles.items():
+            self._load(folder, role)
 
     @classmethod
     def loaded(cls, base: Any, folders: Mapping[str, Path]) -> Roles:
@@ -104,6 +124,10 @@ class Roles:
         """
         if self.peft is None:
             raise UserError("model.start needs an adapter to load into, and model.adapter is null")
+        if POLICY in self.names and is_scalar(folder):
+            raise UserError(
+                f"model.start: {folder} is a reward model, and no policy to start from"
+            )
         self._load(folder, START)
         starting = [POLICY] if POLICY in self.names else self.names
         self.active = None
@@ -113,12 +137,41 @@ class Roles:
             self.peft.delete_adapter(START)
             self.peft.set_adapter(self.names[0])
 
+    def freeze_start(self) -> None:
+        """Keep a frozen copy of the policy as it is now as the reference, unless there is one."""
+        if self.peft is None or POLICY not in self.names:
+            raise UserError("a policy without an adapter has no copy to be the reference")
+        if START in self.peft.peft_config:
+            return
+        if self.active == REFERENCE:
+            self.peft.base_model.enable_adapter_layers()
+        config = deepcopy(self.peft.peft_config[POLICY])
+        config.inference_mode = True
+        self.peft.add_adapter(START, config)
+        for parameter in self.parameters(START):
+            parameter.requires_grad_(False)
+        self.active = None
+        self._copy(POLICY, START)
+
+    @torch.no_grad()
+    def move_start(self, share: float) -> None:
+        """Move the frozen copy to ``share`` of the policy and the rest of itself."""
+        now = self.named_parameters(POLICY)
+        for name, parameter in self.named_parameters(START).items():
+            parameter.lerp_(now[name], share)
+
+    def is_scalar(self, role: str | None) -> bool:
+        """Does this role have an adapter and a head, and so give values and scores?"""
+        return role in self.scalar or role in self.frozen_scalar
+
     def parameters(self, role: str) -> list[nn.Parameter]:
         """What a role trains, in a fixed order."""
         return list(self.named_parameters(role).values())
 
     def named_parameters(self, role: str) -> dict[str, nn.Parameter]:
         """What a role trains, by PEFT's names without the role's own."""
+        if role == CRITIC and self.trunk is not None:
+            return dict(self.trunk.named_parameters())
         if self.peft is None:
             return dict(self.base.named_parameters())
         return {
@@ -155,9 +208,13 @@ class Roles:
     def save(self, role: str, folder: Path, base_name: str) -> None:
         """Write a role as plain PEFT reads it, flat and naming the model, not a path of here.
 
-        A policy without an adapter is written as the whole model.
+        A policy without an adapter is written as the whole model, and a critic on the policy's
+        states as its head.
         """
         folder.mkdir(parents=True, exist_ok=True)
+        if role == CRITIC and self.trunk is not None:
+            save_value_head(self.trunk, folder, base_name)
+            return
         if self.peft is None:
             self.base.save_pretrained(folder)
             return
@@ -177,6 +234,11 @@ class Roles:
     def _activate(self, name: str) -> None:
         if name == self.active:
             return
+        if name == CRITIC and self.trunk is not None:
+            raise ValueError(
+                "this critic is a head on the policy's states, and has no forward of its own: "
+                "give its terms the role 'policy'"
+            )
         if self.peft is None:
             if name != POLICY:
                 raise UserError(
@@ -194,7 +256,7 @@ class Roles:
             if name == REFERENCE:
                 self.peft.set_adapter(START, inference_mode=True)
             else:
-                self.peft.set_adapter(name)
+                self.peft.set_adapter(name, inference_mode=name in self.frozen)
         self.active = name
 
     def _lora(self, adapter: AdapterConfig, scalar: bool) -> Any:
@@ -206,7 +268,7 @@ class Roles:
             lora_alpha=adapter.alpha or 2 * adapter.rank,  # type: ignore[arg-type]
             target_modules=targets if isinstance(targets, str) else list(targets),
             lora_dropout=adapter.dropout,
-            exclude_modules=[HEAD] if self.scalar else None,
+            exclude_modules=[HEAD] if self.headed else None,
             modules_to_save=[HEAD] if scalar else None,
             task_type=TaskType.SEQ_CLS if scalar else TaskType.CAUSAL_LM,
         )
@@ -226,18 +288,18 @@ class Roles:
         self._check_precision(role)
 
     def _load(self, folder: Path, name: str) -> None:
-        if not (folder / ADAPTER_CONFIG).is_file():
-            raise UserError(f"model.start: {folder} holds no PEFT adapter ({ADAPTER_CONFIG})")
-        if is_scalar(folder) and POLICY in self.names:
-            raise UserError(
-                f"model.start: {folder} is a reward model, and no policy to start from"
-            )
-        self.peft.load_adapter(folder, adapter_name=name, is_trainable=False)
+        """Put a trained adapter on the base, frozen."""
+        adapter_settings(folder)
+        try:
+            self.peft.load_adapter(folder, adapter_name=name, is_trainable=False)
+        except (ValueError, RuntimeError) as error:
+            raise UserError(f"the adapter in {folder} does not fit this model: {error}") from error
         self.peft.train()  # PEFT has put the model into eval(), which 4-bit weights do not survive
         self._check_precision(name)
         for path, parameter in self.named_parameters(name).items():
+            parameter.requires_grad_(False)
             if not bool(torch.isfinite(parameter).all()):
-                raise UserError(f"model.start: {path} in {folder} is not finite")
+                raise UserError(f"{path} of the adapter in {folder} is not finite")
 
     @torch.no_grad()
     def _copy(self, source: str, target: str) -> None:
@@ -257,11 +319,11 @@ class Roles:
             parameter.copy_(given[path])
 
     @torch.no_grad()
-    def _draw_head(self, role: str) -> None:
-        """Normal with variance 1 / (hidden size + 1), as Ouyang et al. 2022 start theirs."""
+    def _draw_head(self, role: str, *, zero: bool) -> None:
+        """Normal with variance 1 / (hidden size + 1), as Ouyang et al. 2022 start theirs; or 0."""
         for name, parameter in self.named_parameters(role).items():
             if "lora_" not in name:
-                parameter.normal_(std=(parameter.shape[-1] + 1) ** -0.5)
+                parameter.normal_(std=(parameter.shape[-1] + 1) ** -0.5).mul_(0.0 if zero else 1.0)
 
     def _check_precision(self, role: str) -> None:
         """bf16 adapters do not learn at small learning rates: an update is below their spacing."""
