@@ -32,6 +32,13 @@ from trimtab.objectives.functional.preferences import (
     sppo,
     unflipped,
 )
+from trimtab.objectives.functional.returns import (
+    adaptive_beta,
+    at_last_action,
+    gae,
+    masked_moments,
+    masked_whiten,
+)
 from trimtab.objectives.functional.surrogates import (
     cispo,
     clipped_high,
@@ -40,11 +47,14 @@ from trimtab.objectives.functional.surrogates import (
     importance_weight,
     sequence_ratio,
 )
+from trimtab.objectives.functional.values import entropy, explained_variance, value_loss
 
 __all__ = [
     "Scale",
+    "adaptive_beta",
     "apo_down",
     "apo_zero",
+    "at_last_action",
     "bradley_terry",
     "cispo",
     "clipped_high",
@@ -52,8 +62,11 @@ __all__ = [
     "clipped_surrogate",
     "desensitised_sum",
     "discopop",
+    "entropy",
     "exo",
+    "explained_variance",
     "flipped",
+    "gae",
     "group_advantage",
     "group_mean",
     "group_size",
@@ -67,6 +80,8 @@ __all__ = [
     "k3",
     "kto",
     "logistic",
+    "masked_moments",
+    "masked_whiten",
     "mean_of",
     "nca",
     "reference_point",
@@ -74,4 +89,5 @@ __all__ = [
     "sppo",
     "sum_of",
     "unflipped",
+    "value_loss",
 ]

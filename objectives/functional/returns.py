@@ -1,4 +1,4 @@
-"""From rewards to advantages: shaping by the KL, GAE, whitening."""
+"""From rewards to advantages: GAE, whitening, and the KL's weight."""
 
 from __future__ import annotations
 
@@ -21,30 +21,6 @@ def at_last_action(score_N: Tensor, mask_NT: Tensor) -> Tensor:
     """
     left_NT = mask_NT.flip(-1).cumsum(-1).flip(-1)
     return (mask_NT & (left_NT == 1)) * score_N[:, None]
-
-
-def shaped_rewards(score_N: Tensor, logratio_NT: Tensor, mask_NT: Tensor, beta: float) -> Tensor:
-    """The score at the last action, less the KL estimate k1 at each.
-
-        r_t = score [t is the last action] - beta (log pi - log pi_ref)_t
-
-    Ziegler et al. 2019, arXiv:1909.08593, eq. 2; token by token as in Ouyang et al. 2022,
-    arXiv:2203.02155. Inside the reward, k1 has the gradient of the reverse KL.
-
-    Args:
-        score_N: one reward a completion.
-        logratio_NT: log pi - log pi_ref of the sampled tokens, without gradient.
-        mask_NT: bool; True on actions.
-        beta: reward a nat.
-
-    Returns:
-        [N, T], 0 outside the mask.
-
-    >>> mask_NT = torch.tensor([[True, True]])
-    >>> shaped_rewards(torch.tensor([1.]), torch.tensor([[2., 4.]]), mask_NT, 0.5)
-    tensor([[-1., -1.]])
-    """
-    return at_last_action(score_N, mask_NT) - beta * logratio_NT.masked_fill(~mask_NT, 0.0)
 
 
 def gae(
