@@ -15,6 +15,7 @@ from trimtab.core.model import compute_dtype, device, load_base, load_tokenizer,
 from trimtab.core.objective import Objective
 from trimtab.core.optimizer import make_optimizer, make_schedule
 from trimtab.core.policy import CRITIC, LANGUAGE_ROLES, POLICY
+from trimtab.core.precompute import check_fixed
 from trimtab.core.processes import Processes
 from trimtab.core.reference import Reference
 from trimtab.core.reward import RewardSetting
@@ -80,6 +81,8 @@ def build(file: RunFile, registry: Registry, processes: Processes) -> Parts:
     model = _model(file, objective, rewards)
     stops = stop_ids(model.base, tokenizer)
     reference = _reference(file, registry, objective, model)
+    if reference is not None:
+        check_fixed(reference, objective, source)
     if rewards is not None:
         rewards.open(RewardSetting(file.model, model, tokenizer, file.train.seed))
     engine.open(EngineSetting(file.model, model, tokenizer, stops))

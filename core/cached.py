@@ -55,6 +55,13 @@ class CachedReference(Reference[Config]):
             name: _column([known[key] for key in keys[name]], s) for name, s in sequences.items()
         }
 
+    def keep(self, sequences: Sequences) -> None:
+        """Know these rows from now on, whichever process computed their ``reference_NT``."""
+        for row, logps_T in zip(
+            rows_of({"": sequences}), sequences.reference_NT.float().cpu(), strict=True
+        ):
+            self.cache.put(self.cache.key(*row), logps_T[: len(row.completion)])
+
     def fingerprint(self, policy: Policy) -> str | None:
         """The reference's own."""
         return self.reference.fingerprint(policy)

@@ -47,13 +47,14 @@ def evaluate_parts(parts: Parts, file: RunFile) -> Evaluation | None:
     """Evaluate a run as it stands; None where no rows are held out."""
     held_out = parts.source.held_out()
     prompts = parts.source.prompts()
+    live = parts.reference
     if held_out is None and not prompts:
         return None
     return evaluate(
         parts.model,
         parts.objective,
         parts.loop.reference,
-        parts.reference,
+        None if live is not None and live.fixed else live,
         held_out,
         prompts,
         tokenizer=parts.tokenizer,

@@ -20,6 +20,7 @@ from trimtab.core.lm import LanguageModel
 from trimtab.core.model import compute_dtype, device, load_base, load_tokenizer, micro_tokens
 from trimtab.core.pipeline import handed_over
 from trimtab.core.policy import POLICY
+from trimtab.core.precompute import look_up
 from trimtab.core.processes import Processes
 from trimtab.core.roles import Roles, is_scalar
 from trimtab.core.rundir import CONFIG, RunDirectory
@@ -61,6 +62,7 @@ def load_run(path: Path, registry: Any) -> tuple[Parts, RunFile, RunDirectory, i
     """The parts of a run as its newest checkpoint has them, and that checkpoint's step."""
     file, directory = last_stage(path, registry)
     parts = build(file, registry, Processes())
+    look_up(parts, directory.path)
     checkpoint = _newest(directory)
     restore_roles(parts, checkpoint)
     return parts, file, directory, checkpoint.step

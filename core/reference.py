@@ -28,11 +28,17 @@ class Reference(ABC, Generic[C]):
     absent: ClassVar[bool] = False
     """There is none: nothing may ask it for log-probs."""
 
+    fixed: ClassVar[bool] = False
+    """It knows the rows of a data set alone, and is asked for all of them before the first step."""
+
     def __init__(self, config: C) -> None:
         self.config = config
 
     def open(self, model: ModelConfig, policy: Policy) -> None:
         """Load what is needed. Raises ``UserError`` when it cannot serve this policy."""
+
+    def seal(self) -> None:
+        """The first step comes: what a ``fixed`` reference was not asked for, it never knows."""
 
     def advance(self, policy: Policy) -> None:
         """After each batch and its updates: a reference that moves does so here."""

@@ -17,6 +17,7 @@ from trimtab.core.config import RunFile
 from trimtab.core.evaluation import evaluate_parts
 from trimtab.core.files import of_the_disk, write_json
 from trimtab.core.finish import write_results
+from trimtab.core.precompute import precompute
 from trimtab.core.probe import sharing_is_exact
 from trimtab.core.processes import Processes
 from trimtab.core.reference_cache import ReferenceCache
@@ -138,6 +139,7 @@ class Training:
         _choose(run, parts)
         cache = open_cache(run, parts)
         step = restore(run, parts, cache)
+        precompute(run, parts, step)
         return cls(run, parts, cache, step, step)
 
     def to_the_end(self) -> None:

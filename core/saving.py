@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from trimtab.core.cached import CachedReference
-from trimtab.core.caches import cache_dir
 from trimtab.core.checkpoint import (
     Checkpoint,
     DamagedCheckpoint,
@@ -20,6 +19,7 @@ from trimtab.core.checkpoint import (
 )
 from trimtab.core.errors import RunError
 from trimtab.core.files import DamagedFile, read_json, write_json
+from trimtab.core.precompute import kept_in
 from trimtab.core.reference_cache import ReferenceCache
 from trimtab.core.rundir import CONFIG
 from trimtab.core.statedict import flatten_state, unflatten_state
@@ -174,7 +174,7 @@ def open_cache(run: Run, parts: Parts) -> ReferenceCache | None:
     path = run.directory.path / f"reference_cache{run.processes.suffix}.json"
     settled = _settled(path) if path.exists() else {}
     cache = ReferenceCache(
-        cache_dir() / "reference",
+        kept_in(reference, run.directory.path),
         known,
         settled.get("run_id") or f"{secrets.token_hex(8)}{run.processes.suffix}",
         settled.get("visible"),

@@ -41,6 +41,7 @@ BUILTIN = (
     "trimtab.plugins.references.adapter_off",
     "trimtab.plugins.references.model",
     "trimtab.plugins.references.precomputed",
+    "trimtab.plugins.references.precomputed",
     "trimtab.plugins.sources.dataset",
     "trimtab.plugins.sources.stream",
     "trimtab.plugins.sources.rollouts",
