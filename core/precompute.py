@@ -45,7 +45,7 @@ def check_fixed(reference: Reference, objective: Objective, source: Source) -> N
     )
 
 
-def precompute(run: Run, parts: Parts, step: int) -> None:
+def precompute(run: Run, parts: Parts, begun: bool) -> None:
     """Before the first step, read what training and evaluations will ask for; then no more.
 
     Batches are those of the first epoch, so that each row is read in the company in which the
@@ -54,7 +54,7 @@ def precompute(run: Run, parts: Parts, step: int) -> None:
     cached = parts.loop.reference
     if not isinstance(cached, CachedReference) or not cached.reference.fixed:
         return
-    if step == 0:
+    if not begun:
         for batch in _batches(parts):
             if run.asked():
                 cached.cache.flush()
