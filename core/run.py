@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from trimtab.core.batches import Batch
 from trimtab.core.build import Parts, Registry, build
@@ -17,6 +14,7 @@ from trimtab.core.config import RunFile
 from trimtab.core.evaluation import evaluate_parts
 from trimtab.core.files import of_the_disk, write_json
 from trimtab.core.finish import write_results
+from trimtab.core.inflight import InFlight
 from trimtab.core.precompute import precompute
 from trimtab.core.probe import sharing_is_exact
 from trimtab.core.processes import Processes
@@ -24,7 +22,6 @@ from trimtab.core.reference_cache import ReferenceCache
 from trimtab.core.rundir import Log, RunDirectory, State
 from trimtab.core.runfile import dump
 from trimtab.core.saving import open_cache, restore, save
-from trimtab.core.seeds import mixed
 from trimtab.core.signals import Stop, Stopped
 
 
@@ -125,8 +122,11 @@ class Training:
     step: int
     """Steps that are done."""
 
-    saved: int
-    """The step of the newest checkpoint; 0 where there is none."""
+    flight: InFlight | None = None
+    """The step that is under way, between its updates."""
+
+    saved: tuple[int, int] = (0, 0)
+    """``position`` of the newest checkpoint; (0, 0) where there is none."""
 
     @classmethod
     def begin(cls, run: Run) -> Training:
@@ -138,9 +138,16 @@ class Training:
             run.note(advice)
         _choose(run, parts)
         cache = open_cache(run, parts)
-        step = restore(run, parts, cache)
-        precompute(run, parts, step)
-        return cls(run, parts, cache, step, step)
+        step, flight = restore(run, parts, cache)
+        precompute(run, parts, step > 0 or flight is not None)
+        training = cls(run, parts, cache, step, flight)
+        training.saved = training.position
+        return training
+
+    @property
+    def position(self) -> tuple[int, int]:
+        """Steps that are done; of the one under way, its updates that are done, and 1."""
+        return self.step, 0 if self.flight is None else 1 + len(self.flight.history)
 
     def to_the_end(self) -> None:
         """All the steps that are left, then the results."""
@@ -148,7 +155,7 @@ class Training:
         if run.processes.main:
             run.registry.hook.run_started(run=run, step=self.step, steps=self.parts.steps)
         self._stop_if_asked()
-        if self.step == 0:
+        if self.position == (0, 0):
             self._evaluate()
         while self.step < self.parts.steps:
             self._stop_if_asked()
@@ -164,30 +171,44 @@ class Training:
         asked = self.run.asked()
         if not asked:
             return
-        if self.step > self.saved:
+        if self.position > self.saved:
             self._save()
         raise Stopped(
             asked,
-            f"stopped after step {self.step} of {self.parts.steps}; go on with: "
+            f"stopped after step {self.step} of {self.parts.steps}{self._within()}; go on with: "
             f"trimtab resume {self.run.directory.path}",
         )
 
+    def _within(self) -> str:
+        if self.flight is None:
+            return ""
+        done, planned = len(self.flight.history), self.parts.loop.planned(self.flight)
+        return f", and {done} of {planned} updates of the next"
+
     def _step(self) -> None:
-        began = time.monotonic()
-        torch.manual_seed(mixed(self.run.file.train.seed, self.step, self.run.processes.rank))
-        self.parts.loop.collected = self._collected
-        metrics = self.parts.loop.step(self.step)
+        loop = self.parts.loop
+        if self.flight is None:
+            self.flight = loop.begin(self.step)
+            self._log_samples(self.flight)
+        while not loop.over(self.flight):
+            self._stop_if_asked()
+            loop.update(self.flight)
+        metrics = loop.end(self.flight)
+        seconds, self.flight = self.flight.seconds, None
         self.step += 1
-        record = {"step": self.step, "seconds": time.monotonic() - began, **metrics}
+        record = {"step": self.step, "seconds": seconds, **metrics}
         self._keep_smaller_batches()
         self.run.log("metrics", record)
         if self.run.processes.main:
             self.run.registry.hook.step_ended(run=self.run, step=self.step, metrics=record)
 
-    def _collected(self, step: int, batch: Batch) -> None:
+    def _log_samples(self, flight: InFlight) -> None:
         """Log what was sampled, with what prepare() made of it."""
+        if flight.streams is None:
+            return
+        batch, step = flight.streams["batch"], flight.number + 1
         samples = [
-            {"step": step + 1, **sample, **prepared, "held_out": False}
+            {"step": step, **sample, **prepared, "held_out": False}
             for sample, prepared in zip(
                 self.parts.source.samples(batch), by_row(batch), strict=False
             )
@@ -195,7 +216,7 @@ class Training:
         for sample in samples:
             self.run.log("samples", sample)
         if samples and self.run.processes.main:
-            self.run.registry.hook.sampled(run=self.run, step=step + 1, samples=samples)
+            self.run.registry.hook.sampled(run=self.run, step=step, samples=samples)
 
     def _evaluate(self) -> None:
         found = evaluate_parts(self.parts, self.run.file)
@@ -209,8 +230,9 @@ class Training:
             self.run.registry.hook.evaluation_ended(run=self.run, step=self.step, evaluation=found)
 
     def _save(self) -> None:
-        save(self.run, self.parts, self.cache, self.step)
-        self.saved = self.step
+        self._keep_smaller_batches()
+        save(self.run, self.parts, self.cache, self.step, self.flight)
+        self.saved = self.position
 
     def _due(self, every: int | None) -> bool:
         """At the last step everything is."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,7 @@ from trimtab.core.checkpoint import (
 )
 from trimtab.core.errors import RunError
 from trimtab.core.files import DamagedFile, read_json, write_json
+from trimtab.core.inflight import InFlight
 from trimtab.core.precompute import kept_in
 from trimtab.core.reference_cache import ReferenceCache
 from trimtab.core.rundir import CONFIG
@@ -28,11 +29,21 @@ if TYPE_CHECKING:
     from trimtab.core.build import Parts
     from trimtab.core.run import Run
 
-_STATE = {"step", "sources", "objective", "schedule", "logs", "config", "shards"}
+_STATE = {"step", "sources", "objective", "reference", "schedule", "in_flight"}
+_STATE |= {"logs", "config", "shards"}
 
 
-def save(run: Run, parts: Parts, cache: ReferenceCache | None, step: int) -> None:
+def save(
+    run: Run,
+    parts: Parts,
+    cache: ReferenceCache | None,
+    step: int,
+    flight: InFlight | None = None,
+) -> None:
     """Write ``checkpoints/step-N``. What was cached is on the disk before it.
+
+    N steps are done. Where another is under way, its rows and the metrics of its updates are
+    saved too, and the weights are those of between its updates.
 
     Raises ``RunError`` rather than save weights that are not finite.
     """
@@ -47,11 +58,21 @@ def save(run: Run, parts: Parts, cache: ReferenceCache | None, step: int) -> Non
         f"roles/{role}": dict(parts.model.roles.named_parameters(role))
         for role in parts.model.roles.names
     }
+    tensors: dict[str, Mapping[str, torch.Tensor]] = {**roles, "optimizer": optimizer}
+    documents: dict[str, Any] = {"optimizer": optimizer_document}
+    reference: dict[str, Any] = {}
+    if parts.reference is not None:
+        tensors["reference"] = dict(parts.reference.tensors(parts.model))
+        reference = parts.reference.document()
+    if flight is not None:
+        tensors["in_flight"], documents["in_flight"] = flight.save()
     state = {
         "step": step,
         "sources": {name: source.state() for name, source in parts.loop.sources.items()},
         "objective": parts.objective.state,
+        "reference": reference,
         "schedule": flatten_state(parts.loop.schedule.state_dict())[1],
+        "in_flight": flight is not None,
         "logs": run.directory.positions(),
         "config": run.file.model_dump(mode="json"),
         "shards": cache.visible if cache else [],
@@ -59,8 +80,8 @@ def save(run: Run, parts: Parts, cache: ReferenceCache | None, step: int) -> Non
     save_checkpoint(
         run.directory.checkpoints,
         step,
-        {**roles, "optimizer": optimizer},
-        {"run": state, "optimizer": optimizer_document},
+        tensors,
+        {"run": state, **documents},
         run.file.train.keep,
     )
     run.directory.set_state("running", step)
@@ -76,8 +97,10 @@ def _check_finite(parts: Parts, step: int) -> None:
                 )
 
 
-def restore(run: Run, parts: Parts, cache: ReferenceCache | None) -> int:
-    """Put a run where its newest checkpoint that verifies was, to the bit; return its step.
+def restore(run: Run, parts: Parts, cache: ReferenceCache | None) -> tuple[int, InFlight | None]:
+    """Put a run where its newest checkpoint that verifies was, to the bit.
+
+    Returns how many steps are done, and the one that is under way.
 
     Every checkpoint passed over is noted. Without one, the run is at its start. Noted too is what
     the run file says otherwise now, and which cached log-probs are gone.
@@ -89,7 +112,7 @@ def restore(run: Run, parts: Parts, cache: ReferenceCache | None) -> int:
         run.rewind({})
         if messages:
             run.note("no checkpoint verifies: the run starts again")
-        return 0
+        return 0, None
     if run.processes.main:  # a death may have left more than are kept
         rotate(run.directory.checkpoints, checkpoint.step, run.file.train.keep)
     state = _state(checkpoint)
@@ -98,11 +121,16 @@ def restore(run: Run, parts: Parts, cache: ReferenceCache | None) -> int:
     for name, source in parts.loop.sources.items():
         source.restore(state["sources"][name])
     parts.objective.state = state["objective"]
+    if parts.reference is not None:
+        moved = checkpoint.tensors("reference")
+        parts.reference.restore(parts.model, moved, state["reference"])
+    flight = _in_flight(parts, checkpoint) if state["in_flight"] else None
     run.rewind(state["logs"])
     for message in _otherwise(run, cache, state):
         run.note(message)
-    run.note(f"resumed from step {checkpoint.step}")
-    return checkpoint.step
+    under_way = f", {len(flight.history)} updates into the next" if flight else ""
+    run.note(f"resumed from step {checkpoint.step}{under_way}")
+    return checkpoint.step, flight
 
 
 def _state(checkpoint: Checkpoint) -> dict[str, Any]:
@@ -112,6 +140,16 @@ def _state(checkpoint: Checkpoint) -> dict[str, Any]:
         fault = f"run.json lacks {lacking[0]}: another version of trimtab has saved it"
         raise DamagedCheckpoint(checkpoint.path, fault)
     return dict(state)
+
+
+def _in_flight(parts: Parts, checkpoint: Checkpoint) -> InFlight:
+    kinds = {"batch": parts.objective.data, **parts.objective.streams}
+    saved = checkpoint.tensors("in_flight"), checkpoint.document("in_flight")
+    try:
+        return InFlight.load(*saved, kinds)
+    except (TypeError, KeyError) as error:
+        fault = f"the rows in flight are not those that this objective reads: {error}"
+        raise DamagedCheckpoint(checkpoint.path, fault) from error
 
 
 def _otherwise(run: Run, cache: ReferenceCache | None, state: Any) -> Iterator[str]:
