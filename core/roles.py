@@ -153,11 +153,15 @@ class Roles:
         self.active = None
         self._copy(POLICY, START)
 
+    def start(self) -> dict[str, nn.Parameter]:
+        """The frozen copy that is the reference, by PEFT's names."""
+        return self.named_parameters(START)
+
     @torch.no_grad()
     def move_start(self, share: float) -> None:
         """Move the frozen copy to ``share`` of the policy and the rest of itself."""
         now = self.named_parameters(POLICY)
-        for name, parameter in self.named_parameters(START).items():
+        for name, parameter in self.start().items():
             parameter.lerp_(now[name], share)
 
     def is_scalar(self, role: str | None) -> bool:

@@ -40,7 +40,7 @@ def test_built_ins_come_through_the_hooks():
     plugins = Plugins(installed=False)
     assert plugins.broken == []
     assert plugins.names("objective") == ["dpo", "kto", "reward_model", "sft"]
-    assert plugins.names("reference") == ["adapter_off", "model"]
+    assert plugins.names("reference") == ["adapter_off", "model", "moving", "none", "precomputed"]
     assert plugins.names("source") == ["dataset", "stream"]
     assert plugins.make("objective", "dpo", {"beta": 0.3}).config.beta == 0.3
 
