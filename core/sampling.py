@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -12,9 +12,13 @@ from torch import Tensor
 
 from trimtab.core.batches import Sequences, sequences
 from trimtab.core.engine import Completion
+from trimtab.core.errors import RunError
 from trimtab.core.lm import LanguageModel
 from trimtab.core.model import checkpoints, set_checkpointing
 from trimtab.core.seeds import mixed
+
+LEAST = -1e4
+"""A logit so far below the greatest has no mass; -inf would have no product with it either."""
 
 
 def stop_ids(model: Any, tokenizer: Any) -> frozenset[int]:
@@ -43,6 +47,15 @@ def uniforms(seed: int, step: int, rows: Sequence[int], width: int) -> Tensor:
     )
 
 
+@dataclass
+class _Drawn:
+    """What was drawn for one row so far."""
+
+    tokens: list[int] = field(default_factory=list)
+    logps: list[float] = field(default_factory=list)
+    entropy: list[float] = field(default_factory=list)
+
+
 @torch.no_grad()
 def sample(
     model: LanguageModel,
@@ -51,11 +64,13 @@ def sample(
     *,
     stops: frozenset[int],
     temperature: float = 1.0,
+    record: bool = False,
 ) -> list[Completion]:
     """One completion a prompt, under the role that is active.
 
     A row's t-th token is where the cumulated probabilities pass its t-th uniform number, so in
-    float32 a row gets the same tokens alone or in any batch. Finished rows leave the batch.
+    float32 a row gets the same tokens alone or in any batch. Equal prompts are read once, and
+    finished rows leave the batch.
 
     Args:
         model: the policy.
@@ -63,19 +78,50 @@ def sample(
         uniform_NT: see ``uniforms``; T is the most tokens sampled.
         stops: ids that end a completion.
         temperature: divides the logits.
+        record: note each token's log-prob, and the entropy that it was drawn with.
     """
-    made: list[list[int]] = [[] for _ in prompts]
-    order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
+    made = [_Drawn() for _ in prompts]
     longest = max((len(prompt) for prompt in prompts), default=0) + uniform_NT.shape[1]
     size = max(1, 8 * model.micro_tokens // longest)  # without gradient, far more fit
-    for begin in range(0, len(order), size):
-        rows = order[begin : begin + size]
-        for i, token in _decode(model, prompts, rows, uniform_NT, stops, temperature):
-            made[i].append(token)
+    with _caching(model.base):
+        for rows in portions(prompts, size):
+            for step in _decode(model, prompts, rows, uniform_NT, stops, temperature, record):
+                for row, *drawn in step:
+                    made[row].tokens.append(int(drawn[0]))
+                    if record:
+                        made[row].logps.append(drawn[1])
+                        made[row].entropy.append(drawn[2])
     return [
-        Completion(tuple(prompt), tuple(ids), truncated=not ids or ids[-1] not in stops)
-        for prompt, ids in zip(prompts, made, strict=True)
+        Completion(
+            tuple(prompt),
+            tuple(drawn.tokens),
+            truncated=not drawn.tokens or drawn.tokens[-1] not in stops,
+            logps=tuple(drawn.logps) if record else None,
+            entropy=tuple(drawn.entropy) if record else None,
+        )
+        for prompt, drawn in zip(prompts, made, strict=True)
     ]
+
+
+def portions(prompts: Sequence[Sequence[int]], size: int) -> list[list[int]]:
+    """Row numbers of at most ``size`` rows each: longest prompts first, equal ones together.
+
+    A group is cut only where it alone is larger.
+
+    >>> portions([[1], [2, 3], [1], [2, 3], [4]], 3)
+    [[1, 3], [0, 2, 4]]
+    """
+    groups: dict[tuple[int, ...], list[int]] = {}
+    for row, prompt in enumerate(prompts):
+        groups.setdefault(tuple(prompt), []).append(row)
+    cuts: list[list[int]] = []
+    for prompt in sorted(groups, key=len, reverse=True):
+        rows = groups[prompt]
+        if cuts and len(cuts[-1]) + len(rows) <= size:
+            cuts[-1] += rows
+        else:
+            cuts += [rows[begin : begin + size] for begin in range(0, len(rows), size)]
+    return cuts
 
 
 def as_sequences(completions: Sequence[Completion], *, temperature: float = 1.0) -> Sequences:
@@ -97,41 +143,67 @@ def _decode(
     uniform_NT: Tensor,
     stops: frozenset[int],
     temperature: float,
-) -> Iterator[tuple[int, int]]:
-    """(row, token) in the order of sampling."""
-    from transformers import DynamicCache
+    record: bool,
+) -> Iterator[list[tuple[Any, ...]]]:
+    """The rows that go on with what was drawn for each, token by token."""
+    from trimtab.core.kvcache import cache_for
 
-    width = max(len(prompts[i]) for i in rows)
-    inputs = torch.tensor([[0] * (width - len(prompts[i])) + list(prompts[i]) for i in rows])
-    pad = torch.tensor([width - len(prompts[i]) for i in rows])
-    seen = torch.arange(width) >= pad[:, None]
-    cache = DynamicCache(config=model.base.config)
+    distinct = dict.fromkeys(tuple(prompts[i]) for i in rows)
+    numbers = {prompt: number for number, prompt in enumerate(distinct)}
+    width, most = max(map(len, numbers)), uniform_NT.shape[1]
+    pads = [width - len(prompt) for prompt in numbers]
+    inputs = torch.tensor([[0] * pad + list(p) for pad, p in zip(pads, numbers, strict=True)])
+    seen = torch.arange(width) >= torch.tensor(pads)[:, None]
     inputs, seen = inputs.to(model.device), seen.to(model.device)
     position = (seen.cumsum(-1) - 1).clamp(min=0)
-    with _caching(model.base):
-        for t in range(uniform_NT.shape[1]):
-            logits_NV = model.next_logits(inputs, seen, position, cache)
-            token_N = _draw(logits_NV / temperature, uniform_NT[rows, t])
-            yield from zip(rows, token_N.tolist(), strict=True)
-            going = [n for n, token in enumerate(token_N.tolist()) if token not in stops]
-            if not going:
-                return
-            if len(going) < len(rows):
-                keep = torch.tensor(going, device=model.device)
-                cache.batch_select_indices(keep)
-                rows = [rows[n] for n in going]
-                token_N, seen, position = token_N[keep], seen[keep], position[keep]
-            inputs = token_N[:, None]
-            seen = torch.cat([seen, seen.new_ones(len(rows), 1)], 1)
-            position = position[:, -1:] + 1
+    cache: Any = cache_for(model.base.config, width + most)
+    logits_NV = model.next_logits(inputs, seen, position, cache)
+    keep = torch.tensor([numbers[tuple(prompts[i])] for i in rows], device=model.device)
+    position, uniform_NT = position[:, -1:], uniform_NT[rows].to(model.device)
+    if len(numbers) < len(rows):
+        cache.reorder_cache(keep)
+        seen, position, logits_NV = seen[keep], position[keep], logits_NV[keep]
+    for t in range(most):
+        token_N, *more = _draw(logits_NV, uniform_NT[:, t], temperature, record)
+        tokens = token_N.tolist()
+        yield list(zip(rows, tokens, *(column.tolist() for column in more), strict=True))
+        going = [n for n, token in enumerate(tokens) if token not in stops]
+        if not going or t + 1 == most:
+            return
+        if len(going) < len(rows):
+            keep = torch.tensor(going, device=model.device)
+            cache.reorder_cache(keep)
+            rows = [rows[n] for n in going]
+            token_N, seen, position = token_N[keep], seen[keep], position[keep]
+            uniform_NT = uniform_NT[keep]
+        seen = torch.cat([seen, seen.new_ones(len(rows), 1)], 1)
+        position = position + 1
+        logits_NV = model.next_logits(token_N[:, None], seen, position, cache)
 
 
-def _draw(logits_NV: Tensor, uniform_N: Tensor) -> Tensor:
-    """Where the cumulated probabilities first exceed the uniform number."""
-    cumulated_NV = logits_NV.double().softmax(-1).cumsum(-1)
-    wanted_N1 = uniform_N.to(cumulated_NV)[:, None] * cumulated_NV[:, -1:]
-    token_N = torch.searchsorted(cumulated_NV, wanted_N1, right=True)[:, 0]
-    return token_N.clamp(max=logits_NV.shape[-1] - 1)
+def _draw(
+    logits_NV: Tensor, uniform_N: Tensor, temperature: float, record: bool
+) -> tuple[Tensor, ...]:
+    """Where the cumulated probabilities first exceed the uniform number.
+
+    With ``record``, also the token's log-prob and the distribution's entropy, in nats.
+    """
+    if temperature != 1.0:
+        logits_NV = logits_NV / temperature
+    below_NV = (logits_NV - logits_NV.amax(-1, keepdim=True)).clamp_(min=LEAST)
+    mass_NV = below_NV.exp()
+    cumulated_NV = mass_NV.double().cumsum(-1)  # rounding in float32 would move whole tokens
+    total_N1 = cumulated_NV[:, -1:]
+    if not bool(total_N1.isfinite().all()):
+        raise RunError("the policy's logits are not finite: no token can be sampled from them")
+    # Below the total itself, so that a token without mass at the end is never the answer.
+    wanted_N1 = (uniform_N[:, None] * total_N1).minimum(total_N1.nextafter(total_N1.new_zeros(())))
+    token_N1 = torch.searchsorted(cumulated_NV, wanted_N1, right=True)
+    if not record:
+        return (token_N1[:, 0],)
+    logp_N = (below_NV.gather(-1, token_N1) - total_N1.log())[:, 0]
+    mean_N = torch.linalg.vecdot(mass_NV, below_NV) / total_N1[:, 0]
+    return token_N1[:, 0], logp_N, total_N1[:, 0].log() - mean_N
 
 
 @contextmanager
