@@ -54,6 +54,10 @@ class Group:
     """The completions as token ids; each knows the prompt's ids, and whether it is truncated."""
 
 
+class WrongCount(ValueError):
+    """A reward's code did not answer with one score for each completion."""
+
+
 @dataclass(frozen=True)
 class RewardSetting:
     """What a reward is told of the run it serves."""
@@ -69,6 +73,20 @@ class Reward(ABC, Generic[C]):
 
     name: ClassVar[str]
     options: ClassVar[type[Config]]
+
+    interruptible: bool = True
+    """``score`` may be left behind on a thread of its own when it takes too long.
+
+    False runs it to its end, however long, in the main thread: for what uses the run's own model,
+    or signals.
+    """
+
+    independent: bool = False
+    """No completion's score depends on another completion.
+
+    When a call raises, such a reward is asked again completion by completion; others are asked
+    again group by group.
+    """
 
     def __init__(self, config: C) -> None:
         self.config = config
