@@ -6,12 +6,13 @@ import copy
 import json
 import pickle
 import re
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from trimtab.core.batches import NotDeclared
+from trimtab.core.batches import NotDeclared, Rollouts
 from trimtab.core.columns import annotate
 from trimtab.core.examples import (
     ROWS,
@@ -76,6 +77,9 @@ def check_terms_are_complete(o: Objective) -> None:
             require(bool(torch.isfinite(loss.value).all()), f"{term.method}() is not finite")
     except (NotDeclared, ValueError) as error:
         raise ConformanceError(str(error)) from error
+    except KeyError as error:
+        message = f"a term reads the column {error}, which its rows do not have"
+        raise ConformanceError(message) from error
 
 
 def check_loss_is_unreduced(o: Objective) -> None:
@@ -154,14 +158,27 @@ def _moved(tables: Tables, name: str, ids: Tensor, shift: float) -> Tables:
 
 
 def check_metrics_come_from_the_batch(o: Objective) -> None:
-    """The same batch gives the same metrics, and another batch gives others."""
+    """The same batch gives the same metrics, and another batch gives others.
+
+    The terms themselves may be constant: the value of a policy gradient says nothing.
+    """
+    terms = {"loss", *(term.method for term in o.terms)}
     first = Example.random(o).metrics()
     again = Example.random(o).metrics()
     require(first == again, "a metric differs on the same batch: is it random?")
     others = [Example.random(o, seed).metrics() for seed in range(1, 6)]
+    others.append(Example.random(_advanced(o, others)).metrics())
     for name, metric in first.items():
         moved = any(abs(metric - other[name]) > NEGLIGIBLE for other in others)
-        require(moved, f"metric {name!r} does not depend on the batch")
+        require(moved or name in terms, f"metric {name!r} does not depend on the batch")
+
+
+def _advanced(o: Objective, history: Iterable[Mapping[str, float]]) -> Objective:
+    """A copy of it in the state after batches with these metrics."""
+    later = copy.deepcopy(o)
+    for metrics in history:
+        later.state = later.advance(later.state, metrics)
+    return later
 
 
 def check_batch_is_not_written_to(o: Objective) -> None:
@@ -194,11 +211,18 @@ def check_prepare_is_deterministic(o: Objective) -> None:
 
 
 def check_keep_selects_rows(o: Objective) -> None:
-    """keep() says yes or no to each row."""
-    example = Example.random(o)
-    kept = o.keep(example.raw["batch"])
-    fits = kept is None or (kept.dtype == torch.bool and kept.shape == (ROWS,))
-    require(fits, "keep() returns neither None nor bool [N]")
+    """keep() says yes or no to each row, and the same to all rows of a group."""
+    for seed in range(4):
+        batch = Example.random(o, seed).raw["batch"]
+        kept_N = o.keep(batch)
+        if kept_N is None:
+            continue
+        fits = kept_N.dtype == torch.bool and kept_N.shape == (ROWS,)
+        require(fits, "keep() returns neither None nor bool [N]")
+        if isinstance(batch, Rollouts):
+            same_NN = batch.group_N[:, None] == batch.group_N
+            split = bool((same_NN & (kept_N[:, None] != kept_N)).any())
+            require(not split, "keep() splits a group: say the same of all of its rows")
 
 
 def check_state_is_json(o: Objective) -> None:

@@ -7,7 +7,8 @@ padding the positions are presented, and it is computed by the core's own ``accu
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import copy
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from typing import Any
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from trimtab.core.batches import Batch, Sequences, sequences
+from trimtab.core.batches import Batch, Rollouts, Sequences, sequences
 from trimtab.core.columns import annotate, forward, prepare
 from trimtab.core.errors import RunError
 from trimtab.core.gradient import Streams, accumulate
@@ -30,6 +31,8 @@ ROWS = 6
 TOKENS = 5
 POSITIONS = 512
 """Size of the tables; token id 0 is padding."""
+
+CRITIC = "critic"
 
 Tables = Mapping[str, Tensor]
 
@@ -84,6 +87,9 @@ class TablePolicy:
             end_N1 = (sequences.length_N - 1).clamp(min=0)[:, None]
             score_N = column_NT.gather(1, end_N1)[:, 0].masked_fill(sequences.length_N == 0, 0.0)
             return replace(sequences, maybe_values_NT=column_NT, maybe_score_N=score_N)
+        if needs.trunk_values:
+            values_NT = self.tables[CRITIC][sequences.tokens_NT]
+            sequences = replace(sequences, maybe_values_NT=values_NT)
         tokenwise_NT = {name: self.tables[name][sequences.tokens_NT] for name in needs.tokenwise}
         return replace(sequences, maybe_policy_NT=column_NT, tokenwise_NT=tokenwise_NT)
 
@@ -121,13 +127,18 @@ class Example:
 
     @classmethod
     def random(cls, objective: Objective, seed: int = 0, *, soft: bool = False) -> Example:
-        """Ragged rows with random numbers; ``soft`` gives labels between 0 and 1, and margins."""
+        """Ragged rows with random numbers; ``soft`` gives labels between 0 and 1, and margins.
+
+        Every term is computed, also one that would be inactive in the objective's state.
+        """
         maker = _Maker(seed)
         kinds = {"batch": objective.data, **objective.streams}
         raw = {name: maker.batch(kind, soft) for name, kind in kinds.items()}
         start = maker.tables(objective)
         now = {name: table + 0.3 * maker.normal(POSITIONS) for name, table in start.items()}
-        return cls(objective, raw, start, now)
+        waits = not all(map(objective.active, objective.terms))
+        shown = with_terms(objective, objective.terms) if waits else objective
+        return cls(shown, raw, start, now)
 
     def map_rows(self, change: Callable[[Batch], Batch]) -> Example:
         """The same with every stream's batch changed by a function."""
@@ -184,12 +195,14 @@ class _Maker:
     def __init__(self, seed: int) -> None:
         self.generator = torch.Generator().manual_seed(seed)
         self.next_id = 1
+        self.equal = seed % 2 == 1
+        """Whether all rewards of one group of rollouts are equal."""
 
     def batch(self, kind: type[Batch], soft: bool) -> Batch:
         made: dict[str, Any] = {
             "desirable_N": torch.arange(ROWS) % 2 == 0,
             "reward_N": self.uniform(ROWS),
-            "group_N": torch.arange(ROWS) // 3,
+            "group_N": torch.arange(ROWS) // 4,
             "truncated_N": torch.arange(ROWS) % 4 == 1,
             "sample_N": torch.arange(ROWS),
             "limit": TOKENS,
@@ -203,7 +216,16 @@ class _Maker:
                 made[field.name] = self.sequences()
             elif field.type in ("tuple[Sequences, ...]", tuple[Sequences, ...]):
                 made[field.name] = (self.sequences(), self.sequences(), _some(self.sequences()))
+        if issubclass(kind, Rollouts):
+            made["responses"] = self.sampled(made["responses"])
+            if self.equal:
+                made["reward_N"][made["group_N"] == 1] = 0.5
         return kind(**{f.name: made[f.name] for f in fields(kind) if f.name in made})
+
+    def sampled(self, sequences: Sequences) -> Sequences:
+        """With log-probs from an engine that is not the policy."""
+        sampled_NT = -2 * self.uniform(ROWS * TOKENS).view(ROWS, TOKENS)
+        return replace(sequences, maybe_sampled_NT=sampled_NT)
 
     def better(self, soft: bool) -> Tensor:
         """Response 0 was preferred to 1, and 1 to 2, which only every second row has."""
@@ -238,7 +260,7 @@ class _Maker:
 
     def tables(self, objective: Objective) -> dict[str, Tensor]:
         language = {name: -2 * self.uniform(POSITIONS) for name in (POLICY, REFERENCE)}
-        scalars = {"critic", *(term.role for term in objective.terms)} - LANGUAGE_ROLES
+        scalars = {CRITIC, *(term.role for term in objective.terms)} - LANGUAGE_ROLES
         others = sorted(scalars | set(objective.needs.tokenwise))
         return {**language, **{name: 0.1 * self.normal(POSITIONS) for name in others}}
 
@@ -247,6 +269,27 @@ class _Maker:
 
     def normal(self, size: int) -> Tensor:
         return torch.randn(size, generator=self.generator, dtype=torch.float64)
+
+
+def with_terms(objective: Objective, terms: Iterable[Term]) -> Objective:
+    """A copy of it that computes these terms, in whatever state it is."""
+    other = copy.copy(objective)
+    other.terms = tuple(terms)
+    vars(other)["active"] = _always
+    return other
+
+
+def _always(term: Term) -> bool:
+    return True
+
+
+def tables_of(objective: Objective, role: str) -> set[str]:
+    """The tables that get gradient in the passes of a role."""
+    if role not in LANGUAGE_ROLES:
+        return {role}
+    return {role, *objective.needs.tokenwise} | (
+        {CRITIC} if objective.needs.trunk_values else set()
+    )
 
 
 def _some(sequences: Sequences) -> Sequences:
