@@ -40,14 +40,14 @@ class Fault(NamedTuple):
 
     label: str
     why: str
-    count: int
-    """0 where the reward answered when it was asked again."""
+    rows: int
+    """How many; 0 where the reward answered when it was asked again."""
 
     example: str
     """The first of these completions, shortened."""
 
     def __str__(self) -> str:
-        rows = f"{self.count} unscored" if self.count else "none unscored"
+        rows = f"{self.rows} unscored" if self.rows else "none unscored"
         return f"reward {self.label}: {self.why} ({rows}, such as {self.example!r})"
 
 
@@ -230,7 +230,7 @@ class Rewards:
         self._rows += len(rows)
         self._unscored += len(without)
         if without and self._unscored > self.rollout.max_unscored * self._rows:
-            last = next((str(f) for f in reversed(self._faults) if f.count), without[-1].why)
+            last = next((str(f) for f in reversed(self._faults) if f.rows), without[-1].why)
             raise RunError(
                 f"{self._unscored} of {self._rows} completions of this step could not be scored, "
                 f"and rollout.max_unscored is {self.rollout.max_unscored:g}. The last of what "

@@ -116,7 +116,7 @@ def test_a_fault_costs_its_own_completion_and_no_other(fault, scaling):
     assert len(scored) == 5 and all(map(math.isfinite, scored))
     assert faulty.state() == sound.state()
     (told,) = faulty.drain_faults()
-    assert (told.label, told.why, told.count, told.example) == ("r0", why, 1, "bad")
+    assert (told.label, told.why, told.rows, told.example) == ("r0", why, 1, "bad")
     assert not faulty.drain_faults()
 
 
@@ -150,7 +150,7 @@ def test_a_call_that_raises_once_loses_nothing_and_is_told():
     made = rewards((Shaky(), {}))
     assert values(made.score(THREE, ALONE)) == [[1, 2, 3], [4, 3, 6]]
     (told,) = made.drain_faults()
-    assert told.count == 0
+    assert told.rows == 0
     assert told.why == "it raised OSError: no route; asked again in parts, it answered"
 
 
@@ -248,7 +248,7 @@ def test_the_share_of_unscored_is_that_of_all_calls_of_a_step():
 def test_an_evaluation_counts_faults_but_never_stops():
     made = rewards((Scripted({"bad": math.nan}), {}), max_unscored=0.0)
     assert values(made.score(groups(["bad"]), ALONE)) == [[None]]
-    assert [fault.count for fault in made.drain_faults()] == [1]
+    assert [fault.rows for fault in made.drain_faults()] == [1]
 
 
 def test_the_total_is_the_weighted_sum_and_each_part_has_its_name():
@@ -276,7 +276,7 @@ def test_a_sum_too_large_for_float32_is_no_score():
     made = rewards((Scripted({"a": 3e38}), {"weight": 10.0}))
     ((score,),) = made.score(groups(["a"]), ALONE)
     assert score.value is None and "3e+39" in str(score.why)
-    assert [(fault.label, fault.count) for fault in made.drain_faults()] == [("total", 1)]
+    assert [(fault.label, fault.rows) for fault in made.drain_faults()] == [("total", 1)]
 
 
 def test_standardized_scores_use_all_scores_of_training_so_far():
