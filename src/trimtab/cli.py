@@ -23,6 +23,7 @@ COMMANDS = (
     "generate",
     "score",
     "evaluate",
+    "plot",
     "export",
     "env",
 )
