@@ -310,6 +310,9 @@ def widen(batch: Batch, *, completion: int = 0, prompt: int = 0) -> Batch:
             tokens_NT=pad(one.tokens_NT, (0, completion)),
             mask_NT=pad(one.mask_NT, (0, completion)),
             prompt_NP=pad(one.prompt_NP, (0, prompt)),
+            maybe_sampled_NT=None
+            if one.maybe_sampled_NT is None
+            else pad(one.maybe_sampled_NT, (0, completion)),
         )
         for name, one in batch.sequences.items()
     }

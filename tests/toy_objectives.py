@@ -44,7 +44,8 @@ class ActorCritic(Objective[Rollouts, Config]):
         self.state = {"baseline": 0.0}
 
     def keep(self, batch):
-        return batch.reward_N > 0
+        same_NN = batch.group_N[:, None] == batch.group_N
+        return (same_NN & (batch.reward_N > 0)).any(1)
 
     def prepare(self, batch):
         mask_NT = batch.responses.mask_NT
