@@ -18,6 +18,7 @@ from trimtab.core.files import (
     write_atomically,
     write_json,
 )
+from trimtab.core.policy import CRITIC
 
 if TYPE_CHECKING:
     from trimtab.core.build import Parts
@@ -57,9 +58,14 @@ def write_results(run: Run, parts: Parts) -> None:
 
 
 def _save(run: Run, parts: Parts, role: str, folder: Path) -> None:
-    """A role's adapter, the tokenizer, and of a scalar role the score that counts as 0."""
+    """A role's adapter, the tokenizer, and of a scalar role the score that counts as 0.
+
+    Of a critic on the policy's states, its head alone.
+    """
     roles = parts.model.roles
     roles.save(role, folder, run.file.model.name)
+    if role == CRITIC and roles.trunk is not None:
+        return
     parts.tokenizer.save_pretrained(folder)
     if role in roles.scalar:
         write_json(folder / SCORES, {"role": role, **_center(run, role)})

@@ -26,8 +26,9 @@ from trimtab.core.roles import Roles, is_scalar
 from trimtab.core.rundir import CONFIG, RunDirectory
 from trimtab.core.runfile import Registry as Checked
 from trimtab.core.runfile import load
-from trimtab.core.saving import restore_roles
+from trimtab.core.saving import restore_reference, restore_roles
 from trimtab.core.scoring import Scorer
+from trimtab.core.value_head import VALUE_HEAD
 
 
 def last_stage(path: Path, registry: Checked) -> tuple[RunFile, RunDirectory]:
@@ -65,6 +66,7 @@ def load_run(path: Path, registry: Any) -> tuple[Parts, RunFile, RunDirectory, i
     look_up(parts, directory.path)
     checkpoint = _newest(directory)
     restore_roles(parts, checkpoint)
+    restore_reference(parts, checkpoint)
     return parts, file, directory, checkpoint.step
 
 
@@ -85,8 +87,8 @@ def load_scorer(where: str | Path, registry: Any) -> Scorer:
 
     Scores are centred by the ``scores.json`` beside each adapter, and as they are without one.
     """
-    config, folders = _scoring(Path(where).expanduser(), registry)
-    center = {role: _center(folder) for role, folder in folders.items()}
+    config, folders = reward_members(Path(where).expanduser(), registry)
+    center = {role: center_of(folder) for role, folder in folders.items()}
     return Scorer(_model(config, folders), _tokenizer(config), center)
 
 
@@ -95,7 +97,7 @@ def export(path: Path, out: Path, registry: Any, role: str | None = None) -> Non
     """One plain model: the adapter merged into the base, which is not quantized.
 
     A policy becomes a causal language model, a reward model a classifier with one label, with its
-    ``scores.json``; ``role`` says which member of an ensemble.
+    ``scores.json``; ``role`` says which member of an ensemble, or which role beside the policy.
     """
     if out.exists():
         raise UserError(f"{out} exists already: name a folder that does not")
@@ -103,10 +105,11 @@ def export(path: Path, out: Path, registry: Any, role: str | None = None) -> Non
     scalar = adapter is not None and is_scalar(adapter)
     name = POLICY
     if scalar:
-        config, folders = _scoring(path, registry)
+        config, folders = reward_members(path, registry)
         name, adapter = _one_of(folders, role)
-    elif role is not None:
-        raise UserError(f"{path} is no reward model, and has no members: leave out --role")
+    elif role not in (None, POLICY):
+        name, adapter = str(role), _beside(path, str(role), registry)
+        scalar = is_scalar(adapter)
     plain = config.model_copy(update={"quantization": "none"})
     base = load_base(plain, torch.device("cpu"), classifier=scalar)
     merged = Roles.loaded(base, {name: adapter}).merged() if adapter else base
@@ -134,7 +137,7 @@ def _tokenizer(config: ModelConfig) -> Any:
     return load_tokenizer(config.name, trust_remote_code=config.trust_remote_code)
 
 
-def _scoring(path: Path, registry: Checked) -> tuple[ModelConfig, dict[str, Path]]:
+def reward_members(path: Path, registry: Checked) -> tuple[ModelConfig, dict[str, Path]]:
     """The base of a reward model, and each member's adapter; of one, where its folder is named."""
     home = next((home for home in (path, path.parent, path.parent.parent) if is_run(home)), None)
     if home is None:
@@ -145,9 +148,17 @@ def _scoring(path: Path, registry: Checked) -> tuple[ModelConfig, dict[str, Path
         others = (first.parent / "roles").glob("*")
         members = [first, *sorted(others, key=lambda one: (len(one.name), one.name))]
         folders = members if home == path else [one for one in members if one == path]
-    if not folders or not (folders[0] / ADAPTER_CONFIG).is_file() or not is_scalar(folders[0]):
+    if (path / VALUE_HEAD).is_file():
         raise UserError(
-            f"{path} is no reward model: it should be the directory of a run that trained one, "
+            f"{path} is no reward model, but a critic's head on the policy's own states: it gives "
+            "values of states, and scores no completions"
+        )
+    if not folders or not (folders[0] / ADAPTER_CONFIG).is_file() or not is_scalar(folders[0]):
+        lacks = " (there is no such folder)" if not path.exists() else ""
+        if folders and (folders[0] / ADAPTER_CONFIG).is_file():
+            lacks = " (it is a policy's adapter, without a head that scores)"
+        raise UserError(
+            f"{path} is no reward model{lacks}: it should be the directory of a run that trained one, "
             "a member's folder in it, or a PEFT folder whose adapter saves a head 'score'"
         )
     return config, {_role(folder): folder for folder in folders}
@@ -159,7 +170,8 @@ def _role(folder: Path) -> str:
     return str(read_json(scores)["role"]) if scores.is_file() else "reward"
 
 
-def _center(folder: Path) -> float:
+def center_of(folder: Path) -> float:
+    """The score that counts as 0, as the folder's ``scores.json`` has it."""
     scores = folder / SCORES
     return float(read_json(scores)["center"]) if scores.is_file() else 0.0
 
@@ -174,6 +186,23 @@ def _one_of(folders: Mapping[str, Path], role: str | None) -> tuple[str, Path]:
     if role not in folders:
         raise UserError(f"no member {role!r}.{suggestion(role, folders)} There is {listed}")
     return role, folders[role]
+
+
+def _beside(path: Path, role: str, registry: Checked) -> Path:
+    """The adapter of a role that a run trained beside its policy."""
+    roles = result(path, registry)[1].parent / "roles" if is_run(path) else path / "roles"
+    others = sorted(one.name for one in roles.glob("*"))
+    if not others:
+        raise UserError(f"{path} is no reward model, and has no members: leave out --role")
+    if role not in others:
+        listed = ", ".join(others)
+        raise UserError(f"no role {role!r}.{suggestion(role, others)} There is {listed}")
+    if (roles / role / VALUE_HEAD).is_file():
+        raise UserError(
+            f"{roles / role} is a head on the policy's own states, and no model of its own: "
+            f"{VALUE_HEAD} holds its weights. Export the policy without --role"
+        )
+    return roles / role
 
 
 def _policy(path: Path, registry: Checked) -> tuple[ModelConfig, Path | None] | None:

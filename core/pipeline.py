@@ -159,7 +159,8 @@ def _absolute(section: Section, options: type[Config]) -> Section:
     given = section.model_dump()
     paths = {
         key: Path(given[key]).expanduser()
-        for key, field in options.model_fields.items()
+        for name, field in options.model_fields.items()
+        for key in [field.alias or name]
         if any(isinstance(mark, LocalPath) for mark in field.metadata) and given.get(key)
     }
     return section.model_copy(

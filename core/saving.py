@@ -121,9 +121,7 @@ def restore(run: Run, parts: Parts, cache: ReferenceCache | None) -> tuple[int, 
     for name, source in parts.loop.sources.items():
         source.restore(state["sources"][name])
     parts.objective.state = state["objective"]
-    if parts.reference is not None:
-        moved = checkpoint.tensors("reference")
-        parts.reference.restore(parts.model, moved, state["reference"])
+    restore_reference(parts, checkpoint)
     flight = _in_flight(parts, checkpoint) if state["in_flight"] else None
     run.rewind(state["logs"])
     for message in _otherwise(run, cache, state):
@@ -131,6 +129,13 @@ def restore(run: Run, parts: Parts, cache: ReferenceCache | None) -> tuple[int, 
     under_way = f", {len(flight.history)} updates into the next" if flight else ""
     run.note(f"resumed from step {checkpoint.step}{under_way}")
     return checkpoint.step, flight
+
+
+def restore_reference(parts: Parts, checkpoint: Checkpoint) -> None:
+    """Put a reference that moves where the checkpoint's was."""
+    if parts.reference is not None:
+        document = _state(checkpoint)["reference"]
+        parts.reference.restore(parts.model, checkpoint.tensors("reference"), document)
 
 
 def _state(checkpoint: Checkpoint) -> dict[str, Any]:
