@@ -8,7 +8,8 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal, Self
 
 from annotated_types import Ge, Gt, Le, Lt
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from trimtab.core.options import Config, LocalPath
 
@@ -155,6 +156,16 @@ RESHAPING = frozenset(
 """Settings of samplers elsewhere that draw from another distribution than the policy's."""
 
 
+def _reshapes(name: str) -> InitErrorDetails:
+    """The error at such a setting's own place in the file."""
+    message = (
+        "this draws from another distribution than the policy's, and no log-prob of training "
+        "would be that of what was drawn: use temperature, which is in all of them"
+    )
+    kind = PydanticCustomError("value_error", "{error}", {"error": message})
+    return InitErrorDetails(type=kind, loc=(name,), input=None)
+
+
 class RolloutConfig(Config):
     """How completions are sampled, in training and in evaluation, and what becomes of scores."""
 
@@ -183,11 +194,8 @@ class RolloutConfig(Config):
         if not isinstance(given, dict):
             return given
         if reshaping := sorted(RESHAPING & given.keys()):
-            raise ValueError(
-                f"{reshaping[0]} draws from another distribution than the policy's, and no "
-                "log-prob of training would be that of what was drawn: use temperature, which is "
-                "in all of them"
-            )
+            errors = [_reshapes(name) for name in reshaping]
+            raise ValidationError.from_exception_data(cls.__name__, errors)
         if isinstance(given.get("engine"), str):
             return {**given, "engine": {"name": given["engine"]}}
         return given
