@@ -115,6 +115,9 @@ class Objective(Generic[B, C]):
     group: int = 1
     """Completions of each prompt that it wants, where the run file does not say."""
 
+    shown: tuple[str, ...] = ("advantage_N", "advantage_NT", "return_NT", "old_value_NT")
+    """Prepared columns that ``samples.jsonl`` has of each row; of tokens their mean."""
+
     state: Mapping[str, Any] = {}
     """JSON, kept in the checkpoint; replaced by the core, never written to."""
 

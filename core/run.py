@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Mapping
 from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -203,15 +203,16 @@ class Training:
             self.run.registry.hook.step_ended(run=self.run, step=self.step, metrics=record)
 
     def _log_samples(self, flight: InFlight) -> None:
-        """Log what was sampled, with what prepare() made of it."""
-        if flight.streams is None:
-            return
-        batch, step = flight.streams["batch"], flight.number + 1
+        """Log what was sampled, with what prepare() made of it where it is trained on."""
+        for text in self.parts.source.notes():
+            self.run.note(text)
+        batch = flight.streams["batch"] if flight.streams else None
+        taken, step = self.parts.source.samples(batch), flight.number + 1
+        columns = by_row(batch, self.parts.objective.shown) if taken and batch is not None else []
+        columns += [{}] * (len(taken) - len(columns))
         samples = [
             {"step": step, **sample, **prepared, "held_out": False}
-            for sample, prepared in zip(
-                self.parts.source.samples(batch), by_row(batch), strict=False
-            )
+            for sample, prepared in zip(taken, columns, strict=True)
         ]
         for sample in samples:
             self.run.log("samples", sample)
@@ -247,16 +248,27 @@ class Training:
             self.run.note(f"out of memory: micro_tokens is {model.micro_tokens} from here on")
 
 
-def by_row(batch: Batch) -> Iterator[dict[str, float]]:
-    """Each row's prepared columns, by name without the shape; of tokens, their mean."""
-    mask_NT = batch.leading.mask_NT
+def by_row(batch: Batch, shown: Collection[str]) -> list[dict[str, float]]:
+    """Of each row the prepared columns to show, by name without the shape; of tokens, their mean.
+
+    With them ``kl_sequence``, in nats, where the reference read the row: the sum over its tokens
+    of log pi/pi_ref, of the policy that sampled it, by the trainer or else by the engine.
+    """
+    leading = batch.leading
     rows: dict[str, list[float]] = {}
-    for name, column in batch.columns.items():
+    for name in shown:
+        if (column := batch.columns.get(name)) is None:
+            continue
         if column.ndim == 2:
-            column = (column * mask_NT).sum(-1) / mask_NT.sum(-1).clamp(min=1)
-        rows[name.rpartition("_")[0] or name] = column.tolist()
-    for n in range(len(batch)):
-        yield {name: values[n] for name, values in rows.items()}
+            column = column.masked_fill(~leading.mask_NT, 0.0).sum(-1) / leading.count_N.clamp(1)
+        rows[name.rpartition("_")[0]] = column.tolist()
+    sampler_NT = leading.maybe_behaviour_NT
+    if sampler_NT is None:
+        sampler_NT = leading.maybe_sampled_NT
+    if sampler_NT is not None and leading.maybe_reference_NT is not None:
+        logratio_NT = sampler_NT - leading.maybe_reference_NT
+        rows["kl_sequence"] = logratio_NT.masked_fill(~leading.mask_NT, 0.0).sum(-1).tolist()
+    return [{name: values[n] for name, values in rows.items()} for n in range(len(batch))]
 
 
 def _choose(run: Run, parts: Parts) -> None:

@@ -107,8 +107,15 @@ class Source(ABC, Generic[C]):
         """Of what ``collect`` gave since the last call: rewards, lengths. The log has them."""
         return {}
 
-    def samples(self, batch: Batch) -> Sequence[Mapping[str, Any]]:
-        """What each row of a batch that it gave is, as JSON for ``samples.jsonl``; may be none."""
+    def samples(self, batch: Batch | None) -> Sequence[Mapping[str, Any]]:
+        """What was collected since the last call, as JSON for ``samples.jsonl``; may be none.
+
+        First each row of the batch that is trained on, if there is one, then what is not in it.
+        """
+        return ()
+
+    def notes(self) -> Sequence[str]:
+        """What the user should know of what was collected since the last call."""
         return ()
 
     def steps_per_epoch(self, rows: int) -> int | None:

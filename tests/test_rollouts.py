@@ -248,7 +248,7 @@ def test_the_figures_of_a_step_are_over_everything_that_it_collected(tmp_path):
     metrics = opened.metrics()
     assert metrics["length"] == pytest.approx(float(lengths.mean()))
     assert metrics["reward"] == pytest.approx(float(rewards.mean()))
-    assert metrics["reward_std"] == pytest.approx(float(rewards.std(correction=0)))
+    assert metrics["reward_spread"] == pytest.approx(float(rewards.std(correction=0)))
     assert metrics["truncated"] == pytest.approx(float(truncated.mean()))
     sampled = torch.cat([b.responses.sampled_NT.sum(-1) for b in batches]).double()
     assert metrics["entropy"] == pytest.approx(float(-sampled.sum() / lengths.sum()), rel=1e-5)

@@ -14,7 +14,7 @@ from trimtab.core.errors import UserError
 from trimtab.core.hookspecs import hookimpl
 from trimtab.core.options import Config
 from trimtab.core.policy import Policy
-from trimtab.core.rewards import groups_of
+from trimtab.core.rewards import Fault, groups_of
 from trimtab.core.sampling import as_sequences, uniforms
 from trimtab.core.source import Prompt, Setting, Source
 from trimtab.plugins.sources.corpus import read_corpus
@@ -65,6 +65,8 @@ class RolloutSource(Source[RolloutsConfig]):
         self._go_to(epoch=0, index=0)
         self._draws = self._groups = self._samples = 0
         self._account = Account()
+        self._notes: list[Fault] = []
+        self._told: set[tuple[str, str]] = set()
 
     def collect(self, policy: Policy, rows: int) -> Batch:
         setting, account = self.setting, self._account
@@ -106,13 +108,23 @@ class RolloutSource(Source[RolloutsConfig]):
 
     def metrics(self) -> Mapping[str, float]:
         """See ``Account.metrics``."""
+        self._account.faults = self.rewards.drain_faults()
+        self._notes += [fault for fault in self._account.faults if fault[:2] not in self._told]
+        self._told |= {fault[:2] for fault in self._notes}
         found, left = self._account.metrics(), self._account.records
         self._account = Account(records=left)
         return found
 
-    def samples(self, batch: Batch) -> Sequence[Mapping[str, Any]]:
+    def notes(self) -> Sequence[str]:
+        """Each reason why a reward could not score, when it first occurs."""
+        found, self._notes = self._notes, []
+        return [str(fault) for fault in found]
+
+    def samples(self, batch: Batch | None) -> Sequence[Mapping[str, Any]]:
         """Those of the batch, and then what was sampled and is not in it, with the reason."""
-        assert isinstance(batch, Rollouts) and batch.sample_N is not None
+        assert batch is None or isinstance(batch, Rollouts)
+        if batch is None or batch.sample_N is None:
+            return self._account.taken(())
         return self._account.taken(batch.sample_N.tolist())
 
     def steps_per_epoch(self, rows: int) -> int:
@@ -150,10 +162,7 @@ class RolloutSource(Source[RolloutsConfig]):
             "tokens": lengths([row.tokens for row in self.corpus.train]),
             "fingerprint": self._fingerprint,
             "group": self.setting.group,
-            "rewards": {
-                member.label: {"weight": member.section.weight, **member.reward.describe()}
-                for member in self.rewards.members
-            },
+            "rewards": self.rewards.describe(),
             **({"eval": others[0]} if others else {}),
         }
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from trimtab.core.engine import Completion
 from trimtab.core.reward import Group, Score
+from trimtab.core.rewards import Fault
 
 
 @dataclass
@@ -19,6 +20,9 @@ class Account:
     scores: list[Score] = field(default_factory=list)
     records: dict[int, dict[str, Any]] = field(default_factory=dict)
     """What is not in ``samples.jsonl`` yet, by the number of the sample."""
+
+    faults: list[Fault] = field(default_factory=list)
+    """What rewards could not score, and why."""
 
     seconds_rollout: float = 0.0
     seconds_score: float = 0.0
@@ -33,25 +37,26 @@ class Account:
     def metrics(self) -> dict[str, float]:
         """The step's figures; of what could be scored only, where they are of scores.
 
-        ``reward`` and ``reward_std`` (over completions), ``reward/PART``, ``length`` in tokens,
-        ``truncated`` and ``unscored`` as shares, ``entropy`` in nats a token where the engine says
-        it, and seconds.
+        ``reward`` and ``reward_spread`` (their standard deviation), ``reward/PART``; ``length`` in
+        tokens; ``truncated``, ``unscored`` and ``unscored/LABEL`` as shares; ``entropy`` in nats a
+        token where the engine says it; and seconds.
         """
         found: dict[str, float] = {}
         rewards = [score.value for score in self.scores if score.value is not None]
         if rewards:
             found["reward"] = _mean(rewards)
-            found["reward_std"] = _spread(rewards)
+            found["reward_spread"] = _spread(rewards)
         for name, values in by_part(self.scores).items():
             known = [value for value in values if value is not None]
             if known:
                 found[f"reward/{name}"] = _mean(known)
-            if len(known) < len(values):
-                found[f"unscored/{name}"] = 1 - len(known) / len(values)
         if self.completions:
             found["length"] = _mean([len(c.tokens) for c in self.completions])
             found["truncated"] = _mean([c.truncated for c in self.completions])
             found["unscored"] = 1 - len(rewards) / len(self.scores)
+        for fault in self.faults:
+            name = f"unscored/{fault.label}"
+            found[name] = found.get(name, 0.0) + fault.rows / len(self.scores)
         entropy = [nats for c in self.completions for nats in c.entropy or ()]
         if entropy:
             found["entropy"] = _mean(entropy)
