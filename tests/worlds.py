@@ -25,6 +25,11 @@ TEMPLATE = (
     "{% for m in messages %}<turn>{{ m.role }}<turn>{{ m.content }}<end>{% endfor %}"
     "{% if add_generation_prompt %}<turn>assistant<turn>{% endif %}"
 )
+ONLINE: dict[str, dict[str, Any]] = {
+    "grpo": {"epochs": 2, "beta": 0.1},
+    "ppo": {"epochs": 2, "minibatches": 2},
+}
+"""Objectives that learn from what they sample, with options that make several updates a step."""
 
 
 def prompt(number: int) -> str:
@@ -144,9 +149,18 @@ class World:
 
     def learning(self, objective: str) -> dict[str, Any]:
         """The changes that train with an objective, on the rows that it learns from."""
-        rows = {"sft": self.demonstrations, "kto": self.labels}.get(objective, self.pairs)
+        demonstrated = dict.fromkeys(("sft", *ONLINE), self.demonstrations)
+        rows = {**demonstrated, "kto": self.labels}.get(objective, self.pairs)
         data = {"train": str(rows), "eval": f"{rows.with_suffix('')}-eval.jsonl"}
-        return {"data": data, "objective": {"name": objective}}
+        changes = {"data": data, "objective": {"name": objective, **ONLINE.get(objective, {})}}
+        if objective not in ONLINE:
+            return changes
+        return {
+            **changes,
+            "reward": [{"name": "function", "function": "rewarding:variety"}],
+            "rollout": {"group": 2, "max_new_tokens": 5},
+            "train": {"epochs": None, "steps": 4},
+        }
 
     def file(self, path: Path, **changes: Any) -> Path:
         """The settings as a run file."""
@@ -159,11 +173,16 @@ def lines(file: Path) -> list[Any]:
     return [json.loads(line) for line in file.read_text().splitlines()]
 
 
+def untimed(record: Mapping[str, Any]) -> dict[str, Any]:
+    """A step's metrics without what the clock said."""
+    return {name: each for name, each in record.items() if not name.startswith("seconds")}
+
+
 def whole_state(run: Path) -> dict[str, Any]:
     """Everything that a run has come to, but for its clock and its name.
 
     Files of tensors are given by their bytes. What holds the times of day, or lengths of lines
-    that hold them, is left out: ``seconds``, the positions in the logs, the manifests. So are the
+    that hold them, is left out: seconds, the positions in the logs, the manifests. So are the
     paths and the random names that a checkpoint notes.
     """
     state: dict[str, Any] = {}
@@ -174,7 +193,7 @@ def whole_state(run: Path) -> dict[str, Any]:
         elif file.name == "README.md":
             state[name] = file.read_text().replace(f"# {run.name}\n", "# RUN\n")
         elif file.name == "metrics.jsonl":
-            state[name] = [{**record, "seconds": None} for record in lines(file)]
+            state[name] = [untimed(record) for record in lines(file)]
         elif file.name in ("evals.jsonl", "samples.jsonl"):
             state[name] = lines(file)
         elif file.parent.parent.name == "checkpoints" and file.name == "run.json":
