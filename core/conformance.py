@@ -11,7 +11,7 @@ import copy
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from trimtab.core import checks, checks_gradient
+from trimtab.core import checks, checks_gradient, checks_online
 from trimtab.core.checks import ConformanceError
 from trimtab.core.objective import Objective
 
@@ -38,6 +38,12 @@ CHECKS: tuple[Callable[[Objective], None], ...] = (
     checks.check_keep_selects_rows,
     checks.check_state_is_json,
     checks.check_pickles,
+    checks_online.check_roles_are_apart,
+    checks_online.check_minibatches_are_finite,
+    checks_online.check_state_is_all_that_moves,
+    checks_online.check_groups_may_be_ragged,
+    checks_online.check_temperature_is_applied_once,
+    checks_online.check_sampler_has_limited_influence,
     checks_gradient.check_soft_labels,
     checks_gradient.check_pushes_the_right_way,
 )

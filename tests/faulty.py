@@ -1,10 +1,12 @@
 """Objectives with one fault each, for the checks that must catch them."""
 
+import math
+
 import torch
 from torch.nn.functional import logsigmoid
 from toy_objectives import ActorCritic, Threshold
 
-from trimtab import Demonstrations, Loss, Needs, Term
+from trimtab import Demonstrations, Loss, Needs, Term, Updates
 from trimtab.objectives.dpo import DPO
 from trimtab.objectives.sft import SFT
 
@@ -261,3 +263,110 @@ class Unlearns(SFT):
 class Leaks(Threshold):
     def loss(self, batch):
         return Loss(super().loss(batch).value + batch.mismatched.logratio_N)
+
+
+class ReadsColumnsInStream(ActorCritic):
+    def imitation(self, batch):
+        return Loss(-batch.responses.policy_NT * batch.columns["advantage_N"][:, None])
+
+
+class StashesForTheCritic(ActorCritic):
+    def actor(self, batch):
+        self.kept_N = batch.responses.policy_NT.exp().sum(-1)
+        return super().actor(batch)
+
+    def critic(self, batch):
+        loss = super().critic(batch)
+        return Loss(loss.value + self.kept_N)
+
+
+class ScalesByAnotherTerm(ActorCritic):
+    """The critic's gradient depends on whether the actor's term came before."""
+
+    seen = False
+
+    def actor(self, batch):
+        self.seen = True
+        return super().actor(batch)
+
+    def critic(self, batch):
+        return Loss(super().critic(batch).value * (2 if self.seen else 1))
+
+
+class NoUpdate(ActorCritic):
+    updates = Updates(epochs=0)
+
+
+class ScalarColumn(ActorCritic):
+    def prepare(self, batch):
+        return super().prepare(batch) | {"mean": batch.reward_N.mean()}
+
+
+class DistanceAtZero(ActorCritic):
+    def actor(self, batch):
+        responses = batch.responses
+        moved_NT = (responses.policy_NT - responses.behaviour_NT).square().sqrt()
+        return Loss(super().actor(batch).value + moved_NT)
+
+
+class CountsInSelf(ActorCritic):
+    batches = 0
+
+    def advance(self, state, metrics):
+        self.batches += 1
+        return state
+
+    def active(self, term):
+        return term.method == "critic" or self.batches >= 2
+
+
+class AveragesInSelf(ActorCritic):
+    mean = 0.0
+
+    def advance(self, state, metrics):
+        self.mean = 0.9 * self.mean + 0.1 * metrics["reward"]
+        return {"baseline": self.mean}
+
+
+class NeverActive(ActorCritic):
+    def active(self, term):
+        return False
+
+
+class WaitsForMissingMetrics(ActorCritic):
+    def __init__(self, config):
+        super().__init__(config)
+        self.state = {"baseline": 0.0, "batches": 0}
+
+    def active(self, term):
+        return term.method == "critic" or self.state["batches"] >= 2
+
+    def advance(self, state, metrics):
+        return {"baseline": metrics.get("reward", math.nan), "batches": state["batches"] + 1}
+
+
+class NeedsEveryMetric(WaitsForMissingMetrics):
+    def advance(self, state, metrics):
+        return {"baseline": metrics["reward"], "batches": state["batches"] + 1}
+
+
+class EqualGroups(ActorCritic):
+    def prepare(self, batch):
+        return {"advantage_N": batch.reward_N - batch.reward_N.view(-1, 2).mean(1).repeat(2)}
+
+
+class KeepsPartsOfGroups(ActorCritic):
+    def keep(self, batch):
+        return batch.reward_N > 0.5
+
+
+class HeatsAgain(ActorCritic):
+    def actor(self, batch):
+        return Loss(super().actor(batch).value / batch.responses.temperature)
+
+
+class TrustsTheSampler(ActorCritic):
+    def actor(self, batch):
+        responses = batch.responses
+        weight_NT = (responses.behaviour_NT - responses.sampled_NT).exp()
+        return Loss(super().actor(batch).value * weight_NT)

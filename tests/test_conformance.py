@@ -9,8 +9,17 @@ from trimtab import Config, Needs
 from trimtab.core import checks
 from trimtab.core.examples import Example, TablePolicy
 from trimtab.objectives.dpo import DPO
+from trimtab.objectives.ppo import PPO
 from trimtab.objectives.sft import SFT
 from trimtab.testing import CHECKS, ConformanceError, check_objective, parametrize_with_checks
+
+PPO_OPTIONS = [
+    {},
+    {"kl": "adaptive", "kl_target": 0.1, "minibatches": 3, "kl_stop": 0.1},
+    {"kl": "penalty", "beta": 0.0, "entropy": 0.01},
+    {"critic": "trunk", "value_clip": None, "whiten": False, "importance_cap": 2.0},
+    {"ptx": 0.5, "warmup": 2, "whiten_rewards": True, "gamma": 0.9},
+]
 
 CONFORM = [
     SFT(SFT.options()),
@@ -25,6 +34,7 @@ CONFORM = [
     ),
     DPO(DPO.options(length_normalised=True, length_desensitised=0.3)),
     DPO(DPO.options(reference_free=True, sft_weight=0.5)),
+    *(PPO(PPO.options(**changes)) for changes in PPO_OPTIONS),
     Threshold(Config()),
     ActorCritic(Config()),
 ]
@@ -93,6 +103,21 @@ FAULTS = [
     (faulty.FlippedLabels, "check_pushes_the_right_way", "desirable over undesirable"),
     (faulty.FlippedReward, "check_pushes_the_right_way", "the best response"),
     (faulty.Unlearns, "check_pushes_the_right_way", "the demonstrations"),
+    (faulty.ReadsColumnsInStream, "check_terms_are_complete", "'advantage_N', which its rows do"),
+    (faulty.KeepsPartsOfGroups, "check_keep_selects_rows", "splits a group"),
+    (faulty.StashesForTheCritic, "check_roles_are_apart", "after each other, or each role alone"),
+    (faulty.ScalesByAnotherTerm, "check_roles_are_apart", "the gradient of 'critic'"),
+    (faulty.NoUpdate, "check_minibatches_are_finite", "no update at all"),
+    (faulty.ScalarColumn, "check_minibatches_are_finite", "one entry a row"),
+    (faulty.NeedsEveryMetric, "check_state_is_all_that_moves", "advance.. fails where not all"),
+    (faulty.DistanceAtZero, "check_minibatches_are_finite", "update 1 of 1 minibatches is not"),
+    (faulty.CountsInSelf, "check_state_is_all_that_moves", "active.. depends on more"),
+    (faulty.AveragesInSelf, "check_state_is_all_that_moves", "advance.. depends on more"),
+    (faulty.NeverActive, "check_state_is_all_that_moves", "no term is active"),
+    (faulty.WaitsForMissingMetrics, "check_state_is_all_that_moves", "not finite after 1 batch"),
+    (faulty.EqualGroups, "check_groups_may_be_ragged", "fails when a group misses a member"),
+    (faulty.HeatsAgain, "check_temperature_is_applied_once", "they have it already"),
+    (faulty.TrustsTheSampler, "check_sampler_has_limited_influence", "truncate importance"),
 ]
 
 
