@@ -22,7 +22,7 @@ from trimtab.core.objective import Loss, Needs, Objective
 from trimtab.core.policy import POLICY
 from trimtab.core.processes import Processes
 from trimtab.core.reference import Reference
-from trimtab.core.reward import Score
+from trimtab.core.reward import Group, Score
 from trimtab.core.rewards import Rewards, groups_of
 from trimtab.core.sampling import as_sequences, sample, uniforms
 from trimtab.core.scoring import Scores, filled_by, of_scores
@@ -91,52 +91,76 @@ def evaluate(
     for completions that no cache knows.
     """
     columns: dict[str, Column] = {}
+    processes = processes or Processes()
     if held_out is not None and model.roles.scalar:
-        columns |= within_memory(model, lambda: _on_scores(model, objective, held_out))
+        columns |= within_memory(model, lambda: _on_scores(model, objective, reference, held_out))
     if held_out is not None and POLICY in model.roles.names:
         columns |= within_memory(model, lambda: _on_rows(model, objective, reference, held_out))
     asked = samples if POLICY in model.roles.names else 0
-    own = prompts or _prompts(held_out, tokenizer)
-    prompts = own[:asked]
+    prompts = (prompts or _prompts(held_out, tokenizer))[:asked]
     answers: list[dict[str, Any]] = []
     if prompts:
+        completions = _answered(model, prompts, stops, rollout, seed, processes)
         temperature = rollout.temperature
-        drawn = uniforms(seed, 0, range(len(prompts)), rollout.max_new_tokens)
-        with model.role(POLICY):
-            completions = within_memory(
-                model,
-                lambda: sample(
-                    model, [p.ids for p in prompts], drawn, stops=stops, temperature=temperature
-                ),
-            )
         columns |= within_memory(model, lambda: _on_samples(model, live, completions, temperature))
         groups = groups_of(tokenizer, prompts, [[completion] for completion in completions])
         scores = [Score(None)] * len(groups)
         if rewards is not None:
-            found = rewards.score(groups, processes or Processes())
-            scores = [score for (score,) in found]
+            scores = [score for (score,) in rewards.score(groups, processes)]
+            rewards.drain_faults()  # they are in the samples, and none of the next step's
             columns |= _of_scores(scores)
         answers = [
-            {
-                "row": prompt.row,
-                "prompt": group.prompt,
-                "completion": group.completions[0],
-                "truncated": completion.truncated,
-                "reward": score.value,
-                "parts": dict(score.parts),
-                "held_out": True,
-            }
-            for prompt, group, completion, score in zip(
-                prompts, groups, completions, scores, strict=True
-            )
+            _sample(prompt, group, score)
+            for prompt, group, score in zip(prompts, groups, scores, strict=True)
         ]
     measures = {name: measure(column) for name, column in columns.items()}
     return Evaluation({name: m for name, m in measures.items() if m is not None}, answers)
 
 
+def _answered(
+    model: LanguageModel,
+    prompts: Sequence[Prompt],
+    stops: frozenset[int],
+    rollout: RolloutConfig,
+    seed: int,
+    processes: Processes,
+) -> list[Completion]:
+    """One completion a prompt; each process samples its share, and all get all."""
+    own = processes.share(len(prompts)).tolist()
+
+    def made() -> list[Completion]:
+        drawn = uniforms(seed, 0, own, rollout.max_new_tokens)
+        asked = [prompts[n].ids for n in own]
+        return sample(model, asked, drawn, stops=stops, temperature=rollout.temperature)
+
+    with model.role(POLICY):
+        completions = within_memory(model, made) if own else []
+    found: dict[int, Completion] = {}
+    for part in processes.gather(dict(zip(own, completions, strict=True))):
+        found |= part
+    return [found[n] for n in range(len(prompts))]
+
+
+def _sample(prompt: Prompt, group: Group, score: Score) -> dict[str, Any]:
+    """A held-out answer for ``samples.jsonl``."""
+    (completion,) = group.sampled
+    return {
+        "row": prompt.row,
+        "prompt": group.prompt,
+        "completion": group.completions[0],
+        "truncated": completion.truncated,
+        "reward": score.value,
+        "parts": dict(score.parts),
+        **({"why": score.why} if score.why else {}),
+        "held_out": True,
+    }
+
+
 def _of_scores(scores: Sequence[Score]) -> dict[str, Column]:
-    """``reward``, and ``reward/<part>``; what could not be scored has no weight."""
+    """``reward``, and ``reward/<part>``; what could not be scored has no weight there, and is
+    counted as ``unscored``."""
     columns = {"reward": _scored([score.value for score in scores])}
+    columns["unscored"] = rows(torch.tensor([float(score.value is None) for score in scores]))
     for name in dict.fromkeys(name for score in scores for name in score.parts):
         columns[f"reward/{name}"] = _scored([score.parts.get(name) for score in scores])
     return columns
@@ -147,9 +171,11 @@ def _scored(values: Sequence[float | None]) -> Column:
     return Column(torch.tensor([value or 0.0 for value in values]), there_N)
 
 
-def _on_scores(model: LanguageModel, objective: Objective, held_out: Batch) -> dict[str, Column]:
+def _on_scores(
+    model: LanguageModel, objective: Objective, reference: Reference | None, held_out: Batch
+) -> dict[str, Column]:
     """The scalar roles' terms, and how their scores agree with the feedback."""
-    batch = prepare(objective, held_out)
+    batch = prepare(objective, annotate(model, reference, held_out, objective.needs))
     members: dict[str, Scores] = {}
     terms: dict[str, list[Column]] = {}
     for role in (name for name in model.roles.names if name in model.roles.scalar):

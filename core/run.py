@@ -212,7 +212,7 @@ class Training:
         columns += [{}] * (len(taken) - len(columns))
         samples = [
             {"step": step, **sample, **prepared, "held_out": False}
-            for sample, prepared in zip(taken, columns, strict=True)
+            for sample, prepared in zip(taken, columns, strict=False)
         ]
         for sample in samples:
             self.run.log("samples", sample)
