@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from trimtab.core.build import Registry
-from trimtab.core.config import DataConfig, ModelConfig, RunFile, Selected
+from trimtab.core.config import DataConfig, ModelConfig, RunFile, Selected, StreamSection
 from trimtab.core.environment import environment
 from trimtab.core.errors import UserError
 from trimtab.core.finish import has_result
@@ -140,6 +140,11 @@ def absolute(file: RunFile, registry: Registry) -> RunFile:
     def selected(kind: str, one: Selected | None) -> Selected | None:
         return one and _absolute(one, registry.find(kind, one.name).options)
 
+    def streamed(one: StreamSection) -> StreamSection:
+        data, source = _absolute(one.data, DataConfig), selected("source", one.source)
+        return one.model_copy(update={"data": data, "source": source})
+
+    engine = selected("engine", file.rollout.engine)
     return file.model_copy(
         update={
             "data": _absolute(file.data, DataConfig),
@@ -148,6 +153,8 @@ def absolute(file: RunFile, registry: Registry) -> RunFile:
             "reference": selected("reference", file.reference),
             "source": selected("source", file.source),
             "judge": selected("judge", file.judge),
+            "rollout": file.rollout.model_copy(update={"engine": engine}),
+            "streams": {name: streamed(one) for name, one in file.streams.items()},
             "reward": [selected("reward", one) for one in file.reward],
             "trackers": [selected("tracker", one) for one in file.trackers],
         }
