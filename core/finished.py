@@ -158,8 +158,8 @@ def reward_members(path: Path, registry: Checked) -> tuple[ModelConfig, dict[str
         if folders and (folders[0] / ADAPTER_CONFIG).is_file():
             lacks = " (it is a policy's adapter, without a head that scores)"
         raise UserError(
-            f"{path} is no reward model{lacks}: it should be the directory of a run that trained one, "
-            "a member's folder in it, or a PEFT folder whose adapter saves a head 'score'"
+            f"{path} is no reward model{lacks}: it should be the directory of a run that trained "
+            "one, a member's folder in it, or a PEFT folder whose adapter saves a head 'score'"
         )
     return config, {_role(folder): folder for folder in folders}
 

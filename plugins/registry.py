@@ -48,6 +48,9 @@ BUILTIN = (
     "trimtab.plugins.sources.rollouts",
     "trimtab.plugins.engines.transformers",
     "trimtab.plugins.rewards.function",
+    "trimtab.plugins.rewards.length",
+    "trimtab.plugins.rewards.missing_eos",
+    "trimtab.plugins.rewards.reward_model",
     "trimtab.plugins.local",
 )
 
