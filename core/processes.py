@@ -61,15 +61,19 @@ class Accelerated(Processes):
         return self.accelerator.reduce(moved, reduction="sum").to(tensor.device)  # type: ignore[no-any-return]
 
     def sum_gradients(self, parameters: Iterable[torch.nn.Parameter]) -> None:
-        """One exchange for all gradients. A process without rows of its own adds zeros."""
+        """One exchange for all gradients. A process without rows of its own adds zeros.
+
+        A parameter that has none in any process keeps none: 1 for each that has is summed too.
+        """
         trained = list(parameters)
-        for parameter in trained:
-            if parameter.grad is None:
-                parameter.grad = torch.zeros_like(parameter)
-        grads = [p.grad for p in trained if p.grad is not None]
-        total = self.sum(torch.cat([grad.flatten() for grad in grads]))
-        for grad, part in zip(grads, total.split([grad.numel() for grad in grads]), strict=True):
-            grad.copy_(part.view_as(grad))
+        if not trained:
+            return
+        grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in trained]
+        there = torch.tensor([p.grad is not None for p in trained]).to(grads[0])
+        total = self.sum(torch.cat([*(grad.flatten() for grad in grads), there]))
+        *parts, count = total.split([*(grad.numel() for grad in grads), len(trained)])
+        for parameter, grad, part, n in zip(trained, grads, parts, count.tolist(), strict=True):
+            parameter.grad = grad.copy_(part.view_as(grad)) if n else None
 
     def gather(self, value: Any) -> list[Any]:
         """Everyone's small object, in order of rank."""

@@ -267,3 +267,24 @@ def test_wrong_shapes_and_weights_are_refused(cls, message):
 def test_an_objective_that_needs_a_reference_gets_one_or_an_error():
     with pytest.raises(ValueError, match="needs reference log-probs, and the run has no ref"):
         annotate(Bigram(), None, PAIRS, Needs(reference=True))
+
+
+def test_a_role_whose_terms_have_no_weight_has_no_gradient():
+    """Not zeros: an optimizer with momentum would move it by them."""
+
+    class Half(ActorCritic):
+        terms = (*ActorCritic.terms[:1], Term("critic", role="critic", weight="zero_N"))
+
+        def prepare(self, batch):
+            return {**super().prepare(batch), "zero_N": torch.zeros(len(batch))}
+
+    raw = Rollouts(ragged(N, 3), torch.linspace(-1, 1, N), torch.arange(N) // 4)
+
+    def gradients(processes=None):
+        policy, objective = Bigram(), Half(Config())
+        accumulate(policy, objective, streams(policy, objective, processes, batch=raw), processes)
+        return policy.policy_VV.grad, policy.critic_V.grad
+
+    for actor, critic in (gradients(), *in_two_processes(gradients)):
+        assert actor.abs().max() > 0
+        assert critic is None

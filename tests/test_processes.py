@@ -13,7 +13,7 @@ import pytest
 import warm
 from safetensors.torch import load_file
 from tiny import relative
-from worlds import differences, lines
+from worlds import differences, lines, untimed
 
 TOLERANCE = 1e-5
 ADAPTER = "adapter/adapter_model.safetensors"
@@ -117,3 +117,29 @@ def test_torchrun(world, alone, tmp_path):
         capture_output=True,
     )
     assert_close(run, alone)
+
+
+@pytest.mark.parametrize(
+    "objective",
+    [
+        pytest.param("grpo", marks=pytest.mark.slow),
+        "ppo",
+    ],
+)
+def test_rollouts_are_those_of_one_process(world, tmp_path, objective):
+    """Both sample, score and learn from the same rows, with policy and critic."""
+    settings = world.learning(objective)
+    options = {**settings["objective"], **({"warmup": 1} if objective == "ppo" else {})}
+    file = world.file(tmp_path / "run.yaml", **{**settings, "objective": options})
+    ones, twos = tmp_path / "alone", tmp_path / "together"
+    ended = warm.trimtab("train", file, "--run", ones)
+    assert ended.status == 0, ended.output
+    both = two("train", file, "--run", twos)
+    assert [each.status for each in both] == [0, 0], both
+    assert lines(ones / "samples.jsonl")[0] == lines(twos / "samples.jsonl")[0]
+    alone, together = ([untimed(r) for r in lines(r / "metrics.jsonl")] for r in (ones, twos))
+    assert together[0] == pytest.approx(alone[0], rel=TOLERANCE, abs=1e-5)
+    assert together[1] == pytest.approx(alone[1], rel=1e-3, abs=1e-4)
+    for folder in ones.rglob("adapter_model.safetensors"):
+        one, other = (load_file(run / folder.relative_to(ones)) for run in (ones, twos))
+        assert all(relative(one[name], other[name]) <= 1e-3 for name in one), folder
