@@ -12,7 +12,7 @@ from trimtab.benchmarks.shapes import SHAPES
 
 DEFAULTS = "TRL, defaults"
 
-Objective = Annotated[str, typer.Option(help=", ".join(TRL))]
+Objective = Annotated[str, typer.Option(help=", ".join([*TRL, "grpo"]))]
 Dtype = Annotated[str, typer.Option(help="float32, bfloat16 or nf4")]
 Shape = Annotated[str, typer.Option(help=", ".join(SHAPES))]
 Rows = Annotated[int, typer.Option(help="of a step, the smallest one")]
