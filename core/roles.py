@@ -227,8 +227,10 @@ class Roles:
             path.replace(folder / path.name)
         (folder / role).rmdir()
         (folder / "README.md").unlink(missing_ok=True)
-        settings = adapter_settings(folder)
-        write_json(folder / ADAPTER_CONFIG, {**settings, "base_model_name_or_path": base_name})
+        settings = {**adapter_settings(folder), "base_model_name_or_path": base_name}
+        if not self.is_scalar(role):
+            settings["exclude_modules"] = None  # the head is not in the model that it is put on
+        write_json(folder / ADAPTER_CONFIG, settings)
 
     def _put_head(self) -> None:
         """What PEFT makes each scalar role's own head from."""

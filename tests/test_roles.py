@@ -9,13 +9,18 @@ from tiny import DEVICE, gradient, policy, ragged_pairs, relative, save_tiny
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from trimtab import Config, Loss, Needs, Objective, Pairs, Term
+from trimtab.core.columns import annotate
 from trimtab.core.config import AdapterConfig, ModelConfig
 from trimtab.core.errors import UserError
+from trimtab.core.finished import load_scorer
 from trimtab.core.gradient import accumulate
 from trimtab.core.lm import LanguageModel
 from trimtab.core.model import load_base
 from trimtab.core.policy import POLICY, REFERENCE
 from trimtab.core.roles import Roles
+from trimtab.core.scoring import scores
+from trimtab.plugins.references.adapter_off import AdapterOff, AdapterOffConfig
+from trimtab.plugins.registry import Plugins
 
 
 @pytest.fixture(scope="module")
@@ -178,3 +183,127 @@ def test_dropout_is_on_in_passes_with_gradient_only(tiny):
         noisy = [model.forward(batch, Needs())["chosen"].policy_NT for _ in range(2)]
     assert torch.equal(*quiet)
     assert not torch.equal(*noisy)
+
+
+FROZEN = "reward_1"
+
+
+@pytest.fixture(scope="module")
+def reward(tiny, tmp_path_factory):
+    """The adapter of a reward model, with a head of its own."""
+    folder = tmp_path_factory.mktemp("reward")
+    model = policy(tiny, scalar=("reward",), language=False, seed=7, rank=8)
+    model.roles.save("reward", folder, str(tiny))
+    return folder
+
+
+def scored(model, role):
+    return scores(model, ragged_pairs(), role)
+
+
+def with_gradient(model):
+    """All of the policy's and the critic's parameters, after a step of both."""
+    accumulate(model, TwoRoles(Config()), {"batch": ragged_pairs()})
+    return gradient(model)
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("quantization", ["none", "nf4"])
+def test_a_frozen_role_changes_no_gradient_of_the_trained_ones(
+    tiny, reward, quantization, checkpointing
+):
+    """Neither by being there, nor by scoring between two updates."""
+    held = {"quantization": quantization, "checkpointing": checkpointing, "scalar": ("critic",)}
+    want = with_gradient(policy(tiny, **held))
+    model = policy(tiny, **held, frozen_roles={FROZEN: reward})
+    assert torch.equal(with_gradient(model), want)
+    scored(model, FROZEN)
+    annotate(model, AdapterOff(AdapterOffConfig()), ragged_pairs(), Needs(reference=True))
+    scored(model, FROZEN)
+    assert torch.equal(with_gradient(model), want)
+    assert float(want.norm()) > 1e-3
+    assert all(module.training for module in model.base.modules())
+
+
+@pytest.mark.parametrize("quantization", ["none", "nf4"])
+def test_a_frozen_role_scores_as_it_does_alone_on_this_base(tiny, reward, quantization):
+    config = ModelConfig(name=str(tiny), quantization=quantization)
+    roles = Roles.loaded(load_base(config, DEVICE), {FROZEN: reward})
+    alone = LanguageModel(roles, dtype=torch.float32, micro_tokens=4096)
+    want = scored(alone, FROZEN)
+    for more in ({}, {"scalar": ("critic",)}):
+        model = policy(tiny, quantization=quantization, frozen_roles={FROZEN: reward}, **more)
+        got = scored(model, FROZEN)
+        for name in want:
+            assert torch.equal(got[name], want[name])
+            assert len(set(want[name].tolist())) == 6
+    if quantization == "none":
+        found = load_scorer(reward, Plugins()).score(ragged_pairs())
+        assert all(torch.equal(found[name].members_RN[0], want[name]) for name in want)
+
+
+def test_a_frozen_role_is_read_only(tiny, reward, tmp_path):
+    """It needs no gradient even while it is active, and is neither optimised nor saved."""
+    model = policy(tiny, frozen_roles={FROZEN: reward})
+    roles = model.roles
+    assert roles.names == [POLICY] and set(model.trained()) == {POLICY}
+    before = roles.adapter_hash(FROZEN)
+    with model.role(FROZEN):
+        assert not any(parameter.requires_grad for parameter in model.base.parameters())
+    with model.role(POLICY):
+        wanted = [p for p in model.base.parameters() if p.requires_grad]
+        assert {id(p) for p in wanted} == {id(p) for p in model.trained()[POLICY]}
+        with model.role(FROZEN):
+            pass
+        assert all(p.requires_grad for p in model.trained()[POLICY])
+    accumulate(model, PolicyAlone(Config()), {"batch": ragged_pairs()})
+    torch.optim.AdamW(model.trained()[POLICY], lr=0.1).step()
+    assert roles.adapter_hash(FROZEN) == before
+    roles.save(POLICY, tmp_path / "out", str(tiny))
+    assert '"score"' not in (tmp_path / "out" / "adapter_config.json").read_text()
+
+
+def test_a_frozen_policy_of_another_run_gives_its_own_log_probs(tiny, tmp_path):
+    other = policy(tiny, seed=3, spread=0.4)
+    other.roles.save(POLICY, tmp_path / "other", str(tiny))
+    model = policy(tiny, frozen_roles={"teacher": tmp_path / "other"})
+    assert torch.equal(logps(model, "teacher"), logps(other, POLICY))
+    assert not torch.equal(logps(model, POLICY), logps(other, POLICY))
+
+
+def test_the_reference_is_the_base_beside_a_frozen_role_too(tiny, reward):
+    config = ModelConfig(name=str(tiny), quantization="none")
+    bare = Roles(load_base(config, DEVICE), None, frozen=True)
+    model = policy(tiny, frozen_roles={FROZEN: reward})
+    scored(model, FROZEN)
+    want = logps(LanguageModel(bare, dtype=torch.float32, micro_tokens=4096), POLICY)
+    assert torch.equal(logps(model, REFERENCE), want)
+    scored(model, FROZEN)
+    assert torch.equal(logps(model, REFERENCE), want)
+
+
+def test_a_frozen_adapter_that_does_not_fit_is_refused(tiny, tmp_path):
+    wide = save_tiny(tmp_path / "wide", hidden_size=128)
+    policy(wide).roles.save(POLICY, tmp_path / "adapter", str(wide))
+    with pytest.raises(UserError, match="does not fit this model"):
+        policy(tiny, frozen_roles={"other": tmp_path / "adapter"})
+
+
+def test_a_base_that_is_trained_itself_has_no_frozen_roles(tiny, reward):
+    config = ModelConfig(name=str(tiny), quantization="none", adapter=None)
+    with pytest.raises(UserError, match="model.adapter"):
+        Roles(load_base(config, DEVICE), None, frozen_roles={FROZEN: reward})
+
+
+def test_a_critic_may_start_at_zero_and_the_policy_is_the_same(tiny):
+    plain = policy(tiny, scalar=("critic",), perturbed=False)
+    zero = policy(tiny, scalar=("critic",), perturbed=False, zero_heads=["critic"])
+    heads = [
+        model.roles.named_parameters("critic")["base_model.model.score.modules_to_save.weight"]
+        for model in (plain, zero)
+    ]
+    assert float(heads[0].norm()) > 0.5 and not heads[1].any()
+    for one, other in zip(plain.trained()[POLICY], zero.trained()[POLICY], strict=True):
+        assert torch.equal(one, other)
+    accumulate(zero, TwoRoles(Config()), {"batch": ragged_pairs()})
+    assert float(heads[1].grad.norm()) > 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
@@ -57,10 +57,11 @@ def policy(
     seed: int = 0,
     rank: int = 4,
     targets: Literal["all-linear"] | list[str] = "all-linear",
+    **more: Any,
 ) -> LanguageModel:
     """A policy whose LoRA B is random, so that it differs from its reference.
 
-    Without ``language``, scalar roles alone, as a reward model has them.
+    Without ``language``, scalar roles alone, as a reward model has them. ``more`` is for ``Roles``.
     """
     config = ModelConfig(
         name=str(folder),
@@ -70,7 +71,12 @@ def policy(
         gradient_checkpointing=checkpointing,
     )
     roles = Roles(
-        load_base(config, DEVICE), config.adapter, scalar=scalar, policy=language, seed=seed
+        load_base(config, DEVICE),
+        config.adapter,
+        scalar=scalar,
+        policy=language,
+        seed=seed,
+        **more,
     )
     if perturbed:
         perturb(roles, spread)
