@@ -14,6 +14,7 @@ from trimtab.core.run import Run
 from trimtab.core.rundir import RunDirectory
 from trimtab.plugins.registry import Plugins
 from trimtab.progress import Display, clock
+from trimtab.shown import ranked
 
 SYSTEM = "system\nYou are kind\nuser\n"
 MEASURE = {"value": 0.5, "low": 0.25, "high": 0.75, "n": 4}
@@ -94,3 +95,76 @@ def test_a_run_that_did_not_finish_shows_no_result(run):
 
 def test_clock():
     assert [clock(s) for s in (0, 59.6, 3599, 3600)] == ["0:00", "1:00", "59:59", "1:00:00"]
+
+
+def sample(reward: float | None, text: str, **more: object) -> dict[str, object]:
+    parts = {"gold": reward, "short": 0.5}
+    prompt = f"{SYSTEM}Review {text}.\nassistant\n"
+    return {
+        "row": 1,
+        "prompt": prompt,
+        "completion": text,
+        "reward": reward,
+        "parts": parts,
+    } | more
+
+
+SAMPLES = [
+    sample(0.1, "Dull", advantage=-1.2, kl_sequence=0.25),
+    sample(3.0, "Joy\nand\x1b[2J wit", advantage=1.5, kl_sequence=2.0),
+    sample(1.0, "Fair", advantage=0.3, kl_sequence=0.5),
+    sample(None, "Nothing", why="the judge was silent"),
+]
+
+
+def online(display: Display, run: Run) -> None:
+    display.run_started(run, 0, 2)
+    for step in (1, 2):
+        display.sampled(run, step, SAMPLES)
+        metrics = {"seconds": 2.0, "tokens": 100.0, "loss": 1.0, "reward": 1.37, "length": 12.5}
+        display.step_ended(run, step, {**metrics, "kl_sequence": 0.9167})
+
+
+def test_samples_are_told_in_lines_where_there_is_no_terminal(run):
+    plain = display(terminal=False)
+    online(plain, run)
+    lines = shown(plain).splitlines()
+    assert lines[1] == (
+        "step 1/2  loss 1.0000  reward 1.37  KL 0.9167  length 12.5  50 tokens/s  0:02 left"
+    )
+    assert lines[2:6] == [
+        "  best    3 (gold 3  short 0.5  advantage 1.5  KL 2)"
+        "  Review Joy and\N{REPLACEMENT CHARACTER}[2J wit. > "
+        "Joy and\N{REPLACEMENT CHARACTER}[2J wit",
+        "  median  1 (gold 1  short 0.5  advantage 0.3  KL 0.5)  Review Fair. > Fair",
+        "  worst   0.1 (gold 0.1  short 0.5  advantage -1.2  KL 0.25)  Review Dull. > Dull",
+        "  1 of 4 could not be scored: the judge was silent",
+    ]
+
+
+def test_samples_stand_under_the_bar_on_a_terminal_until_the_run_ends(run):
+    terminal = display(terminal=True, width=80)
+    online(terminal, run)
+    terminal.live.refresh()
+    text = shown(terminal)
+    for said in ("step 2", "best", "median", "worst", "gold 3", "advantage 1.5", "KL 0.25"):
+        assert said in text, said
+    assert "1 of 4 could not be scored: the judge was silent" in text
+    assert "\x1b[2J" not in text
+    before = len(text)
+    terminal.run_ended(run, "stopped")
+    assert "best" not in shown(terminal)[before:] and "2/2" in shown(terminal)[before:]
+    assert terminal.live is None
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 3])
+def test_as_many_samples_are_shown_as_there_are(count):
+    places = [each.place for each in ranked(SAMPLES[:count])]
+    assert places == {0: [], 1: ["best"], 2: ["best", "worst"]}.get(
+        count, ["best", "median", "worst"]
+    )
+
+
+def test_a_single_part_that_is_the_reward_is_not_repeated():
+    (only,) = ranked([{**sample(1.0, "Fair"), "parts": {"gold": 1.0}}])
+    assert only.parts == {}

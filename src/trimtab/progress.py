@@ -5,10 +5,10 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import takewhile
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 from rich.text import Text
@@ -16,18 +16,19 @@ from rich.text import Text
 from trimtab.core.card import said
 from trimtab.core.hookspecs import hookimpl
 from trimtab.core.measures import Measure
+from trimtab.shown import apart, cell, one_line, plain, table
 
 SHOWN = 3
 """Samples that are shown, before and after."""
-
-LONGEST = 400
-"""Characters of a text that are shown."""
 
 RECENT = 10
 """Steps that the throughput and the time left are taken from."""
 
 PAUSE = 20
 """Seconds between two lines where there is no terminal."""
+
+STEP = (("reward", "reward"), ("kl_sequence", "KL"), ("length", "length"))
+"""What is said of each step beside its loss, where it is known."""
 
 FIRST = (
     *("loss", "accuracy", "ece", "accuracy_logp", "accuracy_implicit"),
@@ -42,6 +43,13 @@ class Display:
     def __init__(self, console: Console | None = None) -> None:
         self.console = console or Console(highlight=False)
         self.bar: Progress | None = None
+        self.live: Live | None = None
+        self.below: list[RenderableType] = [Text()]
+        """What stands under the bar: what is said of the step, and a table of samples."""
+
+        self.samples: Sequence[Mapping[str, Any]] = ()
+        """What the newest step sampled."""
+
         self.steps = 0
         self.recent: deque[Mapping[str, float]] = deque(maxlen=RECENT)
         self.printed = 0.0
@@ -59,16 +67,25 @@ class Display:
         )
         self.steps = steps
         self.recent.clear()
+        self.below = [Text()]
         if self.console.is_terminal:
             self.bar = Progress(
                 TextColumn("{task.description}"),
                 BarColumn(),
                 MofNCompleteColumn(),
-                TextColumn("{task.fields[said]}"),
                 console=self.console,
             )
-            self.bar.add_task(run.name or "steps", total=steps, completed=step, said="")
-            self.bar.start()
+            self.bar.add_task(run.name or "steps", total=steps, completed=step)
+            self.live = Live(self.bar, console=self.console, auto_refresh=False)
+            self.live.start()
+
+    @hookimpl
+    def sampled(self, run: Any, step: int, samples: Sequence[Mapping[str, Any]]) -> None:
+        """The best, the median and the worst under the bar; elsewhere, with the step's line."""
+        self.samples = samples
+        if self.live is not None and self.bar is not None:
+            self.below = [self.below[0], table(step, samples)]
+            self.live.update(Group(self.bar, *self.below), refresh=True)
 
     @hookimpl
     def noted(self, run: Any, text: str) -> None:
@@ -83,12 +100,18 @@ class Display:
         rate = sum(each["tokens"] for each in self.recent) / max(seconds, 1e-9)
         left = seconds / len(self.recent) * (self.steps - step)
         loss = f"loss {metrics['loss']:.4f}  " if "loss" in metrics else ""
-        said = f"{loss}{rate:.0f} tokens/s  {clock(left)} left"
-        if self.bar is not None:
-            self.bar.update(self.bar.task_ids[0], completed=step, said=said)
+        others = "".join(f"{as_said} {metrics[n]:.4g}  " for n, as_said in STEP if n in metrics)
+        said = f"{loss}{others}{rate:.0f} tokens/s  {clock(left)} left"
+        if self.live is not None and self.bar is not None:
+            self.bar.update(self.bar.task_ids[0], completed=step)
+            self.below[0] = Text(said)
+            self.live.update(Group(self.bar, *self.below), refresh=True)
         elif step in (1, self.steps) or time.monotonic() - self.printed > PAUSE:
             self.printed = time.monotonic()
             self._print(f"step {step}/{self.steps}  {said}")
+            for line in plain(self.samples):
+                self._print(line)
+        self.samples = ()
 
     @hookimpl
     def evaluation_ended(self, run: Any, step: int, evaluation: Any) -> None:
@@ -100,9 +123,10 @@ class Display:
     @hookimpl
     def run_ended(self, run: Any, state: str) -> None:
         """Leave the terminal as it was; of a finished run, show what changed."""
-        if self.bar is not None:
-            self.bar.stop()
-            self.bar = None
+        if self.live is not None and self.bar is not None:
+            self.live.update(Group(self.bar, self.below[0]))
+            self.live.stop()
+            self.live = self.bar = None
         if state == "finished" and (evaluations := run.directory.records("evals")):
             before, after = evaluations[0], evaluations[-1]
             self._changes(before, after)
@@ -125,20 +149,21 @@ class Display:
     def _samples(self, samples: Sequence[Mapping[str, Any]], before: int, after: int) -> None:
         """What the same prompts were answered with, side by side."""
         old, new = (
-            [s for s in samples if s["step"] == step and s["held_out"]] for step in (before, after)
+            [s for s in samples if s["step"] == step and s.get("held_out", True)]
+            for step in (before, after)
         )
-        rows = list(zip(_apart([s["prompt"] for s in old]), old, new, strict=False))[:SHOWN]
+        rows = list(zip(apart([s["prompt"] for s in old]), old, new, strict=False))[:SHOWN]
         if not rows:
             return
         if not self.console.is_terminal:
             for prompt, first, last in rows:
-                self._print(f"\n> {_one_line(prompt)}")
-                self._print(f"  step {before}: {_one_line(first['completion'])}")
-                self._print(f"  step {after}: {_one_line(last['completion'])}")
+                self._print(f"\n> {one_line(prompt)}")
+                self._print(f"  step {before}: {one_line(first['completion'])}")
+                self._print(f"  step {after}: {one_line(last['completion'])}")
             return
         table = Table("prompt", f"step {before}", f"step {after}", show_lines=True)
         for prompt, first, last in rows:
-            table.add_row(*map(_cell, (prompt, first["completion"], last["completion"])))
+            table.add_row(*map(cell, (prompt, first["completion"], last["completion"])))
         self.console.print(table)
 
     def _print(self, text: str) -> None:
@@ -154,33 +179,3 @@ def clock(seconds: float) -> str:
 
 def _first(measures: Mapping[str, Any]) -> Iterator[str]:
     return (name for name in FIRST if name in measures)
-
-
-def _apart(prompts: Sequence[str]) -> list[str]:
-    """The lines of each prompt that are not those of all: a template's are left out.
-
-    >>> _apart(["system: be kind\\nhello\\nassistant", "system: be kind\\nbye\\nassistant"])
-    ['hello', 'bye']
-    """
-    if len(set(prompts)) < 2:
-        return list(prompts)
-    lines = [prompt.split("\n") for prompt in prompts]
-    begin = _alike(lines)
-    end = _alike([each[begin:][::-1] for each in lines])
-    return ["\n".join(each[begin : len(each) - end]) for each in lines]
-
-
-def _alike(lists: Sequence[Sequence[str]]) -> int:
-    """How many first items all the lists share."""
-    return sum(1 for _ in takewhile(lambda each: len(set(each)) == 1, zip(*lists, strict=False)))
-
-
-def _cell(text: str) -> Text:
-    """As it is, but for what a terminal would obey, and not too long."""
-    shown = (c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in text)
-    kept = "".join(shown).strip()
-    return Text(kept if len(kept) <= LONGEST else f"{kept[:LONGEST]}...")
-
-
-def _one_line(text: str) -> str:
-    return " ".join(_cell(text).plain.split())
