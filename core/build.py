@@ -98,6 +98,8 @@ def build(file: RunFile, registry: Registry, processes: Processes) -> Parts:
         stream_rows={name: s.rows for name, s in file.streams.items() if s.rows},
         reference=reference,
         max_grad_norm=file.train.max_grad_norm,
+        max_tries=file.train.max_tries,
+        group=setting.group if rewards is not None else 1,
         seed=file.train.seed,
         processes=processes,
     )

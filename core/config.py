@@ -213,6 +213,9 @@ class TrainConfig(Config):
     rows: PositiveInt = 32
     """Rows (pairs, or samples) in the batch of a step, over all processes."""
 
+    max_tries: PositiveInt = 4
+    """How often rows are collected for one batch, where the objective keeps only some of them."""
+
     micro_tokens: PositiveInt | None = None
     """Tokens, padding included, in a forward: memory and speed, never the gradient.
 

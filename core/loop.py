@@ -120,6 +120,9 @@ class Loop:
                 metrics["tokens"] = float(sum(tokens(each) for each in flight.streams.values()))
                 if self.reference is not None:
                     self.reference.advance(self.policy)
+            else:  # a schedule wants the optimizer's step before its own
+                self.optimizer.zero_grad()
+                self.optimizer.step()
             if self.planned(flight) > 1:
                 metrics["updates"] = float(len(flight.history))
             metrics |= flight.collected
