@@ -51,6 +51,7 @@ BUILTIN = (
     "trimtab.plugins.rewards.length",
     "trimtab.plugins.rewards.missing_eos",
     "trimtab.plugins.rewards.reward_model",
+    "trimtab.plugins.rewards.verifier",
     "trimtab.plugins.local",
 )
 
