@@ -1,4 +1,4 @@
-"""Is prefix sharing exact with this model, here? Measured at start, on the run's longest row."""
+"""Is prefix sharing exact with this model, here? Measured at start, on the run's longest row or group."""
 
 from __future__ import annotations
 
@@ -40,8 +40,11 @@ def sharing_is_exact(model: LanguageModel, longest: Batch | None) -> Verdict:
     """Compare a shared layout of the row with the padded one, forward and backward."""
     if longest is None:
         return Verdict(False, "the longest row is not known")
-    if not lay_out(rows_of(longest.sequences), share=True).shared:
+    rows = rows_of(longest.sequences)
+    if len({row.prompt for row in rows}) == len(rows):
         return Verdict(False, "no row has two completions of one prompt")
+    if not lay_out(rows, share=True).shared:
+        return Verdict(False, "reading a prompt again is cheaper than the longest row's attention")
     batch = longest.map(lambda tensor: tensor.to(model.device))
     try:
         padded, shared = _measure(model, batch, share=False), _measure(model, batch, share=True)
