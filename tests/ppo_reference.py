@@ -104,7 +104,7 @@ def policy_loss(model: Model, rows: Sequence[Row], o: Any) -> tuple[Tensor, floa
             else:
                 bounded = min(max(number(ratio), 1 - o.clip), 1 + o.clip)
                 inside = 1 - o.clip <= number(ratio) <= 1 + o.clip
-                clipped = (ratio if inside else bounded) * advantage
+                clipped = (ratio if inside else ratio.new_tensor(bounded)) * advantage
                 term = -min(ratio * advantage, clipped, key=number)
             if o.importance_cap is not None:
                 term = term * min(math.exp(row.old[t] - row.sampled[t]), o.importance_cap)

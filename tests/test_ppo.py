@@ -9,6 +9,7 @@ from dataclasses import replace
 import ppo_reference as slow
 import pytest
 import torch
+from optimum import World, distance
 from pydantic import ValidationError
 from toy import REFERENCE, Bigram, ragged
 
@@ -17,6 +18,7 @@ from trimtab.core.columns import annotate, prepare
 from trimtab.core.gradient import accumulate, active
 from trimtab.core.loop import minibatch
 from trimtab.core.objective import Updates
+from trimtab.core.optimizer import clip
 from trimtab.objectives import functional as f
 from trimtab.objectives.ppo import PPO
 
@@ -107,7 +109,7 @@ def listed(batch):
         )
         if isinstance(batch, Rollouts):
             row.score = float(batch.reward_N[i])
-            row.sampled = s.sampled_NT[i].tolist()
+            row.sampled = [] if s.maybe_sampled_NT is None else s.sampled_NT[i].tolist()
         rows.append(row)
     return rows
 
@@ -186,6 +188,7 @@ def descend(policy):
                 parameter.sub_(RATE * parameter.grad)
 
 
+@torch.no_grad()
 def largest_difference(one, other):
     return max(
         float((one.policy_VV - other.policy_VV).abs().max()),
@@ -266,6 +269,42 @@ def test_a_warmup_trains_the_critic_alone_then_both():
     assert len(active(objective)) == 3
     accumulate(policy, objective, prepared(objective, policy))
     assert float(policy.policy_VV.grad.abs().max()) > 0
+
+
+def test_the_gradient_is_clipped_for_each_role():
+    objective, policy = PPO(PPO.options()), Bigram()
+    accumulate(policy, objective, prepared(objective, policy))
+    sizes = {
+        role: float(torch.cat([p.grad.flatten() for p in own]).norm())
+        for role, own in policy.trained().items()
+    }
+    limit = min(sizes.values()) / 2
+    assert clip(policy.trained(), limit) == pytest.approx(sizes)
+    for own in policy.trained().values():
+        assert norm(own) == pytest.approx(limit, rel=1e-4)
+
+
+def norm(parameters):
+    return float(torch.cat([p.grad.flatten() for p in parameters]).norm())
+
+
+EXACT = {"beta": 0.2, "whiten": False, "lam": 1.0, "value_clip": None}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("length", [1, 3])
+@pytest.mark.parametrize("options", [{}, {"kl": "penalty"}, {"critic": "trunk", "epochs": 1}])
+def test_the_best_policy_is_reached(length, options):
+    """A one-token bandit and a 3-step chain: pi_ref exp(R / beta) / Z, from 0.18 and 0.43 away."""
+    world = World(length=length)
+    policy = world.train(PPO(PPO.options(**EXACT, **options)))
+    assert distance(policy.probability_Y(), world.best_Y(0.2)) < 2e-3
+
+
+def test_the_best_policy_is_approached_in_a_few_steps():
+    world = World(length=1)
+    policy = world.train(PPO(PPO.options(**EXACT)), steps=40)
+    assert distance(policy.probability_Y(), world.best_Y(0.2)) < 0.02
 
 
 def test_the_state_is_json_and_counts_batches():
