@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,12 @@ if TYPE_CHECKING:
     from trimtab.core.run import Run
 
 Measures = Mapping[str, Mapping[str, Any]]
+
+SHOWN = 3
+"""Prompts whose answers are shown."""
+
+LONGEST = 300
+"""Characters of a text that are shown."""
 
 BINNED = ("confidence/", "reliability/")
 """Measures of a bin each, which are easier to read side by side."""
@@ -36,15 +43,15 @@ tags: [trimtab, {file.objective.name}]
 - Data: `{file.data.train}`{_rows(rows)}
 - Base held as {file.model.quantization}, computed in {parts.model.dtype}
 - Start: {Path(file.model.start).name if file.model.start else "the base itself"}
-
+{_learned_from(run, parts)}
 {"" if POLICY in parts.model.roles.names else _loading(file.model.name)}## Held-out measures
 
 {_held_out(run.directory.records("evals"), parts)}
 
 {_reading(parts)}
 
-The whole run file is `config.yaml`; what it was given is `config.source.yaml`, versions are in
-`env.json`.
+{_samples(run)}The whole run file is `config.yaml`; what it was given is
+`config.source.yaml`, versions are in `env.json`.
 """
 
 
@@ -52,6 +59,61 @@ def _rows(account: Mapping[str, Any]) -> str:
     if "train_rows" not in account:
         return ""
     return f", {account['read']} rows read, {account['train_rows']} trained on"
+
+
+def _learned_from(run: Run, parts: Parts) -> str:
+    """The rewards, and how completions were sampled to learn from them, where they were."""
+    file, source = run.file, parts.source
+    if not file.reward:
+        return ""
+    rewards = [
+        f"`{reward.label or reward.name}` ({reward.name}, "
+        f"{f'weight {reward.weight:g}' if reward.weight else 'only watched'})"
+        for reward in file.reward
+    ]
+    said = f"- Rewards: {', '.join(rewards)}\n"
+    if source.fixed:
+        return said
+    rollout = file.rollout
+    return (
+        f"{said}- Rollouts: {rollout.group or parts.objective.group} completions of each prompt, "
+        f"of at most {rollout.max_new_tokens} tokens,\n  at temperature {rollout.temperature:g}, "
+        f"by the engine `{rollout.engine.name}`\n"
+    )
+
+
+def _samples(run: Run) -> str:
+    """What the first held-out prompts were answered with, before and after."""
+    evaluations = run.directory.records("evals")
+    if not evaluations:
+        return ""
+    answers: dict[int, list[Mapping[str, Any]]] = {
+        evaluation["step"]: [] for evaluation in (evaluations[0], evaluations[-1])
+    }
+    for sample in run.directory.records("samples"):
+        if sample["held_out"] and sample["step"] in answers:
+            answers[sample["step"]].append(sample)
+    lines = [
+        line
+        for told in zip(*answers.values(), strict=False)
+        for line in (_quoted(told[0]["prompt"]), *map(_answer, told), "")
+    ]
+    texts = lines[: (len(answers) + 2) * SHOWN]
+    return "\n".join(["## Samples", "", *texts, ""]) if texts else ""
+
+
+def _answer(sample: Mapping[str, Any]) -> str:
+    reward = sample["reward"]
+    scored = "" if reward is None else f", reward {reward:.4g}"
+    return f"- step {sample['step']}{scored}: {_quoted(sample['completion'])}"
+
+
+def _quoted(text: str) -> str:
+    """On one line, as code, whatever is in it; its end where it is long."""
+    line = " ".join(text.split()) or "(nothing)"
+    line = line if len(line) <= LONGEST else f"...{line[-LONGEST:]}"
+    ticks = "`" * (1 + max(map(len, re.findall("`+", line)), default=0))
+    return f"{ticks} {line} {ticks}" if len(ticks) > 1 else f"`{line}`"
 
 
 def _reading(parts: Parts) -> str:
