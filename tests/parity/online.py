@@ -1,0 +1,177 @@
+"""TRL's ``GRPOTrainer`` around the tiny model, given what was sampled and what it was worth.
+
+Its ``rollout_func`` returns our completions and its reward function our rewards; everything else
+is its own: reference and old log-probs, advantages, loss, backward.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from parity.peer import Result
+from tiny import DEVICE
+from torch import Tensor
+
+from trimtab.benchmarks.trl_trainer import adapter
+from trimtab.core.batches import Rollouts
+from trimtab.core.columns import annotate, prepare
+from trimtab.core.config import ModelConfig
+from trimtab.core.gradient import accumulate
+from trimtab.core.layout import rows_of
+from trimtab.core.lm import LanguageModel
+from trimtab.core.model import load_base, load_tokenizer
+from trimtab.core.objective import Objective
+from trimtab.plugins.references.adapter_off import AdapterOff, AdapterOffConfig
+
+PADDING = 2
+
+Weights = dict[str, Tensor]
+"""Of the adapter, by PEFT's names without its own."""
+
+
+def weights(model: LanguageModel) -> Weights:
+    """A copy."""
+    return {name: p.detach().clone() for name, p in _parameters(model).items()}
+
+
+@torch.no_grad()
+def load(parameters: dict[str, Any], values: Weights) -> None:
+    """Put these values there."""
+    for name, value in values.items():
+        parameters[name].copy_(value)
+        parameters[name].grad = None
+
+
+def ours(
+    model: LanguageModel,
+    objective: Objective,
+    batch: Rollouts,
+    old: Weights,
+    new: Weights,
+    cut: tuple[int, bool],
+) -> tuple[Result, Tensor]:
+    """Annotated by the old weights, trained from the new ones; and the advantages."""
+    model.micro_tokens, model.share = cut
+    load(_parameters(model), old)
+    filled = annotate(model, AdapterOff(AdapterOffConfig()), batch, objective.needs)
+    filled = prepare(objective, filled)
+    load(_parameters(model), new)
+    metrics = accumulate(model, objective, {"batch": filled})
+    gradients = {name: p.grad.clone() for name, p in _parameters(model).items()}
+    return Result(metrics["loss"], gradients), filled.columns["advantage_N"]
+
+
+def trl(
+    model: LanguageModel,
+    folder: Path,
+    batch: Rollouts,
+    old: Weights,
+    new: Weights,
+    options: dict[str, Any],
+    *,
+    sampler: bool = False,
+) -> tuple[Result, Tensor]:
+    """The same by TRL: two iterations, the second of which is from the new weights.
+
+    Where the weights are the same there is one iteration, in which TRL computes no old log-probs.
+    ``sampler``: correct for our engine's log-probs as it does for vLLM's.
+    """
+    moves = old is not new
+    made = _trainer(model, folder, batch, {"num_iterations": 2 if moves else 1} | options)
+    if sampler:
+        made.use_vllm, made._last_loaded_step = True, made.state.global_step
+    made.current_gradient_accumulation_steps = 1
+    inputs, tokens = made.get_batch_samples(iter(made.get_train_dataloader()), 1, DEVICE)
+    for at in (old, new) if moves else (old,):
+        load(adapter(made), at)
+        loss = made.training_step(made.model, inputs[0], tokens)
+    gradients = {name: p.grad.clone() for name, p in adapter(made).items()}
+    return Result(float(loss), gradients), _advantages(made, batch)
+
+
+def _trainer(model: LanguageModel, folder: Path, batch: Rollouts, options: dict[str, Any]) -> Any:
+    from datasets import Dataset
+    from peft import LoraConfig
+    from trl import GRPOConfig, GRPOTrainer
+
+    rows = rows_of({"one": batch.responses})
+    logps = _logps(batch)
+    groups = batch.group_N.tolist()
+    reward = {
+        tuple(row.completion): r for row, r in zip(rows, batch.reward_N.tolist(), strict=True)
+    }
+
+    def roll_out(prompts: list[str], trainer: Any) -> dict[str, Any]:
+        """Every prompt is the number of its group."""
+        left = {name: [i for i, g in enumerate(groups) if g == int(name)] for name in prompts}
+        order = [left[name].pop(0) for name in prompts]
+        return {
+            "prompt_ids": [list(rows[i].prompt) for i in order],
+            "completion_ids": [list(rows[i].completion) for i in order],
+            "logprobs": [logps[i] for i in order],
+        }
+
+    def score(completion_ids: list[list[int]], **others: Any) -> list[float]:
+        return [reward[tuple(ids)] for ids in completion_ids]
+
+    config = model.roles.peft.peft_config["policy"]
+    settings = {
+        "output_dir": str(folder / "trl"),
+        "use_cpu": True,
+        "bf16": False,
+        "gradient_checkpointing": False,
+        "per_device_train_batch_size": len(rows),
+        "num_generations": groups.count(groups[0]),
+        "max_completion_length": batch.limit,
+        "report_to": [],
+        "disable_tqdm": True,
+    }
+    return GRPOTrainer(
+        model=load_base(
+            ModelConfig(name=str(folder), quantization="none", dtype="float32"), DEVICE
+        ),
+        args=GRPOConfig(**settings | options),
+        reward_funcs=score,
+        rollout_func=roll_out,
+        train_dataset=Dataset.from_list([{"prompt": str(g)} for g in sorted(set(groups))]),
+        processing_class=load_tokenizer(str(folder)),
+        peft_config=LoraConfig(
+            task_type="CAUSAL_LM",
+            r=config.r,
+            lora_alpha=config.lora_alpha,
+            target_modules=config.target_modules,
+        ),
+    )
+
+
+def _advantages(trainer: Any, batch: Rollouts) -> Tensor:
+    """TRL's, in the order of our rows: it shuffles them."""
+    inputs = trainer._buffered_inputs[0]
+    found = {}
+    for ids, advantage in zip(inputs["completion_ids"], inputs["advantages"], strict=True):
+        found[_unpadded(ids.tolist())] = float(advantage)
+    rows = rows_of({"one": batch.responses})
+    return torch.tensor([found[_unpadded(row.completion)] for row in rows])
+
+
+def _logps(batch: Rollouts) -> list[list[float]]:
+    s = batch.responses
+    return [
+        row[:length].tolist()
+        for row, length in zip(s.sampled_NT, s.length_N.tolist(), strict=True)
+    ]
+
+
+def _unpadded(ids: Sequence[int]) -> tuple[int, ...]:
+    """Without the padding, which is the EOS action too."""
+    kept = list(ids)
+    while kept[-1] == PADDING:
+        kept.pop()
+    return tuple(kept)
+
+
+def _parameters(model: LanguageModel) -> dict[str, Any]:
+    return model.roles.named_parameters("policy")
