@@ -47,6 +47,7 @@ BUILTIN = (
     "trimtab.plugins.sources.stream",
     "trimtab.plugins.sources.rollouts",
     "trimtab.plugins.engines.transformers",
+    "trimtab.plugins.rewards.classifier",
     "trimtab.plugins.rewards.function",
     "trimtab.plugins.rewards.length",
     "trimtab.plugins.rewards.missing_eos",
