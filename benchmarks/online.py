@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import NonNegativeFloat, PositiveInt
 
@@ -36,6 +36,15 @@ class OnlineJob(Job):
 
     beta: NonNegativeFloat = 0.0
     """Weight of the KL; 0 needs no reference."""
+
+    reward: str | None = None
+    """Folder of a reward model's adapter; null is ``near_100``."""
+
+    critic: Literal["adapter", "trunk"] = "adapter"
+    """PPO's."""
+
+    copies: bool = False
+    """PPO's reference, critic and reward model are each on a base of its own."""
 
     continuous: bool = False
     """TRL's: generate with ``use_transformers_continuous_batching``."""

@@ -9,6 +9,7 @@ from typing import Any
 
 from trimtab import load_run_file
 from trimtab.benchmarks.clock import timed
+from trimtab.benchmarks.four_copies import apart
 from trimtab.benchmarks.machine import held, peak
 from trimtab.benchmarks.online import PARTS, OnlineJob, OnlineResult
 from trimtab.benchmarks.process import serve
@@ -49,7 +50,7 @@ def run_file(job: OnlineJob) -> dict[str, Any]:
         },
         "data": {"train": "rotten-tomatoes/prompts", "eval_limit": 1},
         "objective": {"name": job.objective, **_options(job)},
-        "reward": [{"name": "function", "function": "trimtab.benchmarks.online:near_100"}],
+        "reward": [_reward(job)],
         "rollout": {"group": job.group, "max_new_tokens": job.limit},
         "train": {
             "steps": job.warmup + job.steps,
@@ -64,7 +65,15 @@ def run_file(job: OnlineJob) -> dict[str, Any]:
 
 def _options(job: OnlineJob) -> dict[str, Any]:
     """TRL's GRPO normalises by the tokens of the batch, as DAPO does."""
-    return {"loss": "dapo", "beta": job.beta} if job.objective == "grpo" else {"beta": job.beta}
+    if job.objective == "grpo":
+        return {"loss": "dapo", "beta": job.beta}
+    return {"beta": job.beta, "critic": job.critic, "epochs": 1, "minibatches": 1}
+
+
+def _reward(job: OnlineJob) -> dict[str, Any]:
+    if job.reward is None:
+        return {"name": "function", "function": "trimtab.benchmarks.online:near_100"}
+    return {"name": "reward_model", "from": job.reward}
 
 
 def measure(job: OnlineJob, folder: Path) -> OnlineResult:
@@ -73,6 +82,8 @@ def measure(job: OnlineJob, folder: Path) -> OnlineResult:
     file.write_text(to_json(run_file(job)), encoding="utf-8")
     parts = build(load_run_file(file).stages[0].run, Plugins(), Processes())
     _touch(parts)
+    if job.copies:
+        parts = apart(parts, job, Path(str(job.reward)))
     loaded = held()
     verdict = sharing_is_exact(parts.model, parts.source.longest())
     parts.model.share = verdict.share
