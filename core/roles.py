@@ -77,6 +77,7 @@ class Roles:
         """The head on the policy's states that gives values."""
         self.peft: Any = None
         self.active: str | None = None
+        self._entered: str | None = None
         self.headed = bool(self.scalar or self.frozen_scalar)
         if adapter is None and (scalar or frozen_roles):
             raise UserError("roles beside the policy need model.adapter, and it is null")
@@ -200,14 +201,18 @@ class Roles:
 
     @contextmanager
     def role(self, name: str) -> Iterator[None]:
-        """Activate a role for a forward and its backward; roles may nest, never overlap."""
-        before = self.active
-        self._activate(name)
+        """Activate a role for a forward and its backward; roles may nest, never overlap.
+
+        A role that no other encloses stays active until another one is wanted: switching is slow.
+        """
+        outer, self._entered = self._entered, name
         try:
+            self._activate(name)
             yield
         finally:
-            if before is not None:
-                self._activate(before)
+            self._entered = outer
+            if outer is not None:
+                self._activate(outer)
 
     def save(self, role: str, folder: Path, base_name: str) -> None:
         """Write a role as plain PEFT reads it, flat and naming the model, not a path of here.
@@ -228,8 +233,10 @@ class Roles:
         (folder / role).rmdir()
         (folder / "README.md").unlink(missing_ok=True)
         settings = {**adapter_settings(folder), "base_model_name_or_path": base_name}
-        if not self.is_scalar(role):
-            settings["exclude_modules"] = None  # the head is not in the model that it is put on
+        if not self.is_scalar(role):  # the model that it is put on has no head
+            settings["exclude_modules"] = None
+            if isinstance(settings["target_modules"], list):
+                settings["target_modules"] = sorted({*settings["target_modules"]} - {HEAD})
         write_json(folder / ADAPTER_CONFIG, settings)
 
     def _put_head(self) -> None:

@@ -61,7 +61,7 @@ def policy(
 ) -> LanguageModel:
     """A policy whose LoRA B is random, so that it differs from its reference.
 
-    Without ``language``, scalar roles alone, as a reward model has them. ``more`` is for ``Roles``.
+    Without ``language``, scalar roles alone, as a reward model has them. ``more``: for Roles.
     """
     config = ModelConfig(
         name=str(folder),

@@ -36,9 +36,7 @@ class MovingConfig(Config):
     @model_validator(mode="after")
     def _one_way_to_move(self) -> Self:
         if (self.every is None) == (self.ema is None):
-            raise ValueError(
-                "reference moving: give every (hard updates) or ema (soft), one of them"
-            )
+            raise ValueError("give every (hard updates) or ema (soft), one of the two")
         return self
 
 
