@@ -12,6 +12,7 @@ import warm
 from faults.commands import (
     EXITS,
     file_of,
+    learned,
     mostly_slow,
     own,
     start,
@@ -87,3 +88,26 @@ def test_at_random_instants(whole, tmp_path, number, seed):
     if running.process.is_alive():
         running.signal(number)
     assert_stopped(whole, run, running.end(), 128 + number)
+
+
+@pytest.fixture(scope="module", params=["ppo", pytest.param("grpo", marks=pytest.mark.slow)])
+def sampling(request, world, tmp_path_factory):
+    """A run that samples and makes several updates a step, and was never interrupted."""
+    train = {**world.learning(request.param)["train"], "keep": 1}
+    return learned(world, tmp_path_factory.mktemp(request.param), request.param, train=train)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    "seed", [0, *(pytest.param(n, marks=pytest.mark.slow) for n in range(1, 20))]
+)
+def test_while_sampling_and_between_updates(sampling, tmp_path, number, seed, record_property):
+    run = tmp_path / "run"
+    running = start(file_of(sampling), run)
+    wait_for(lambda: True, run / "samples.jsonl")  # the first evaluation is over
+    time.sleep(random.Random(seed).uniform(0, 0.9))
+    if running.process.is_alive():
+        running.signal(number)
+    ended = running.end()
+    record_property("within", "updates of the next" in ended.output)
+    assert_stopped(sampling, run, ended, 128 + number)
