@@ -11,7 +11,8 @@ from trimtab import Demonstrations, Labelled, Pairs
 from trimtab.core.config import DataConfig
 from trimtab.core.errors import UserError
 from trimtab.plugins.sources import rotten_tomatoes
-from trimtab.plugins.sources.kinds import RANKINGS
+from trimtab.plugins.sources.corpus import read_corpus
+from trimtab.plugins.sources.kinds import DEMONSTRATIONS, PROMPTS, RANKINGS
 from trimtab.plugins.sources.tables import open_table
 
 
@@ -111,3 +112,32 @@ def test_a_changed_file_is_refused(monkeypatch):
     monkeypatch.setattr(rotten_tomatoes, "FILE", other)
     with pytest.raises(UserError, match="its SHA-256 differs.*--force-reinstall"):
         open_table("rotten-tomatoes")
+
+
+def test_openings_are_the_prompts_of_continuations_each_once():
+    openings, continued = (
+        open_table(f"rotten-tomatoes/{view}") for view in ("openings", "continuations")
+    )
+    assert (len(openings.train), len(openings.held_out)) == (8863, 2218)
+    assert (len(continued.train), len(continued.held_out)) == (9169, 2298)
+    asked = [row.columns["prompt"] for row in (*openings.train, *openings.held_out)]
+    assert len(set(asked)) == len(asked) and {len(text.split()) for text in asked} == {4}
+    snippets = {s.text for s in rotten_tomatoes.snippets()}
+    for row in (*continued.train, *continued.held_out):
+        assert row.columns["prompt"] + row.columns["completion"] in snippets
+    assert {row.columns["prompt"] for row in continued.train} >= {
+        row.columns["prompt"] for row in openings.train
+    }
+
+
+def test_a_continuation_starts_from_the_tokens_that_its_opening_has_alone():
+    prompts = read_corpus(
+        DataConfig(train="rotten-tomatoes/openings", limit=20), PROMPTS, smollm()
+    )
+    demonstrated = read_corpus(
+        DataConfig(train="rotten-tomatoes/continuations"), DEMONSTRATIONS, smollm()
+    )
+    assert not demonstrated.reports[0].dropped
+    known = {tuple(row.tokens.prompt) for row in demonstrated.train}
+    assert {tuple(row.tokens.prompt) for row in prompts.train} <= known
+    assert all(isinstance(row.asked, str) for row in prompts.train)

