@@ -1,4 +1,4 @@
-"""Is prefix sharing exact with this model, here? Measured at start, on the longest row or group."""
+"""Is prefix sharing exact with this model, here? Measured at start, on the longest row."""
 
 from __future__ import annotations
 
