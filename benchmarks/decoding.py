@@ -39,6 +39,9 @@ Precision = Literal["float32", "bfloat16"]
 MICRO_TOKENS = 2048
 """Enough for all rows to be sampled at once."""
 
+PAGE = 64
+"""Tokens in a page of ``generate_batch``'s cache."""
+
 
 class Task(NamedTuple):
     """What every arm answers: ``group`` completions of each prompt, of ``tokens`` tokens."""
@@ -104,12 +107,29 @@ def theirs(model: LanguageModel, task: Task) -> Arm:
 
 
 def continuous(model: LanguageModel, task: Task) -> Arm:
-    """``generate_batch``: transformers' continuous batching over a paged cache."""
+    """``generate_batch``: transformers' continuous batching over a paged cache.
+
+    The cache has the size of the task: its default is most of the memory that is free.
+    """
+    from transformers import ContinuousBatchingConfig
+
+    length = len(task.prompts[0]) + task.tokens
+    paged = ContinuousBatchingConfig(
+        page_size=PAGE,
+        num_blocks=(len(task.asked) + 1) * (-(-length // PAGE) + 1),
+        max_batch_tokens=len(task.asked) * len(task.prompts[0]),
+        max_requests_per_batch=len(task.asked),
+    )
 
     def sample(seed: int) -> int:
         torch.manual_seed(seed)
         with model.role(POLICY):
-            made = model.base.generate_batch(task.asked, generation_config=_settings(task))
+            made = model.base.generate_batch(
+                task.asked,
+                generation_config=_settings(task),
+                continuous_batching_config=paged,
+                warmup=False,
+            )
         count = sum(len(one.generated_tokens) for one in made.values())
         if count != len(task.asked) * task.tokens:
             raise RuntimeError(f"{count} tokens instead of {len(task.asked) * task.tokens}")
