@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+import sys
+import time
+from collections.abc import Callable, Sequence
 from typing import Any
 
 
 def variety(prompts: Sequence[Any], completions: Sequence[Any], **columns: Any) -> list[float]:
     """How many different characters, less a tenth of how many there are."""
-    texts = [each if isinstance(each, str) else each[-1]["content"] for each in completions]
+    texts = [text_of(each) for each in completions]
     return [len(set(text)) - 0.1 * len(text) for text in texts]
 
 
@@ -22,3 +25,63 @@ def short(completions: Sequence[Any], **columns: Any) -> list[float]:
     """Less for what is longer."""
     texts = [each if isinstance(each, str) else each[-1]["content"] for each in completions]
     return [-float(len(text)) for text in texts]
+
+
+def hangs(count: int) -> list[float]:
+    time.sleep(1.2)
+    return [0.0] * count
+
+
+def raises(count: int) -> list[float]:
+    raise RuntimeError("out of luck")
+
+
+FAULTS: dict[str, Callable[[int], Any]] = {
+    "raises": raises,
+    "exits": lambda count: sys.exit(3),
+    "none": lambda count: [None] * count,
+    "nan": lambda count: [math.nan] * count,
+    "inf": lambda count: [math.inf] * count,
+    "minus inf": lambda count: [-math.inf] * count,
+    "too large": lambda count: [1e39] * count,
+    "text": lambda count: ["0.5"] * count,
+    "list": lambda count: [[0.5]] * count,
+    "bool": lambda count: [True] * count,
+    "too few": lambda count: [0.0] * (count - 1),
+    "too many": lambda count: [0.0] * (count + 1),
+    "no list": lambda count: 0.5,
+    "hangs": hangs,
+}
+"""What a reward may do with completions that it does not like."""
+
+OF_A_CALL = ("too few", "too many", "no list", "hangs")
+"""These leave no answer to trust for any completion of the call."""
+
+
+def faulty(rows: int) -> Callable[..., Any]:
+    """``variety``, but the n-th call of so many rows has the n-th fault."""
+    calls = 0
+
+    def reward(prompts: Sequence[Any], completions: Sequence[Any], **columns: Any) -> Any:
+        nonlocal calls
+        fault = list(FAULTS)[(calls if len(completions) == rows else calls - 1) % len(FAULTS)]
+        calls += len(completions) == rows
+        bad = [disliked(text_of(each)) for each in completions]
+        if not any(bad):
+            return variety(prompts, completions)
+        if fault in OF_A_CALL or fault in ("raises", "exits"):
+            return FAULTS[fault](len(completions))
+        scores = variety(prompts, completions)
+        return [FAULTS[fault](1)[0] if b else s for b, s in zip(bad, scores, strict=True)]
+
+    return reward
+
+
+def disliked(text: str) -> bool:
+    """About a third of all texts."""
+    return sum(map(ord, text)) % 3 == 0
+
+
+def text_of(completion: Any) -> str:
+    """Of a text, or of a turn."""
+    return completion if isinstance(completion, str) else str(completion[-1]["content"])
