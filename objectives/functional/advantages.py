@@ -30,7 +30,7 @@ def group_size(group_N: Tensor) -> Tensor:
     >>> group_size(torch.tensor([7, 3, 7]))
     tensor([2, 1, 2])
     """
-    _, index_N, size_G = torch.unique(group_N, return_inverse=True, return_counts=True)
+    index_N, size_G = _groups(group_N)
     return size_G[index_N]
 
 
@@ -47,7 +47,7 @@ def group_mean(value_N: Tensor, group_N: Tensor) -> Tensor:
     >>> group_mean(torch.tensor([1.0, 5.0, 2.0]), torch.tensor([0, 1, 0]))
     tensor([1.5000, 5.0000, 1.5000])
     """
-    _, index_N, size_G = torch.unique(group_N, return_inverse=True, return_counts=True)
+    index_N, size_G = _groups(group_N)
     zero_G = torch.zeros(len(size_G), dtype=torch.float64, device=value_N.device)
     mean_G = zero_G.index_add(0, index_N, value_N.double()) / size_G
     return mean_G[index_N].to(value_N)
@@ -125,3 +125,9 @@ def group_advantage(reward_N: Tensor, group_N: Tensor, scale: Scale = "group") -
         everything_N = torch.zeros_like(group_N)
         above_N = above_N / (group_std(reward_D, everything_N) + EPSILON)
     return above_N.masked_fill(~group_varies(reward_N, group_N), 0.0).to(reward_N)
+
+
+def _groups(group_N: Tensor) -> tuple[Tensor, Tensor]:
+    """Which group each row is of, counted from 0, and the size of each."""
+    _, index_N, size_G = torch.unique(group_N, return_inverse=True, return_counts=True)
+    return index_N, size_G
