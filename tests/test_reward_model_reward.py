@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 import warm
+import yaml
 from test_scoring import by_theirs
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
@@ -17,6 +18,7 @@ from transformers import (
     BertForSequenceClassification,
     PreTrainedTokenizerFast,
 )
+from worlds import lines
 
 from trimtab.core.batches import Demonstrations, sequences
 from trimtab.core.config import AdapterConfig, ModelConfig
@@ -300,3 +302,51 @@ def test_scores_are_those_of_plain_transformers(plugins, world, ensemble):
     center = json.loads((folder / "scores.json").read_text())["center"]
     want = by_theirs(plain(world.model, folder), ids) - center
     assert values(reward, shown)[:-1] == want.tolist()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("critic", ["adapter", "trunk"])
+def test_a_policy_learns_from_the_reward_models_of_the_stage_before(
+    world, plugins, tmp_path, critic
+):
+    """Policy, reference, critic and both reward models on one base; each role is left as it is."""
+    models = {
+        "name": "rm",
+        "objective": {"name": "reward_model", "members": MEMBERS},
+        "data": world.settings()["data"],
+        "train": {"epochs": 1},
+    }
+    learning = {
+        "name": "ppo",
+        **world.learning("ppo"),
+        "objective": {"name": "ppo", "critic": critic},
+        "reward": [{"name": "reward_model", "from": "stages.rm"}],
+        "train": {"steps": 2},
+    }
+    settings = world.settings()
+    shared = {name: settings[name] for name in ("model", "rollout", "train")}
+    shared["train"] = {name: v for name, v in shared["train"].items() if name != "epochs"}
+    file = tmp_path / "run.yaml"
+    file.write_text(yaml.safe_dump({**shared, "stages": [models, learning]}))
+    ended = warm.trimtab("train", file, "--run", tmp_path / "run")
+    assert ended.status == 0, ended.output
+    home = tmp_path / "run" / "stages" / "ppo"
+    for step in lines(home / "metrics.jsonl"):
+        assert step["unscored"] == 0
+    for sample in lines(home / "samples.jsonl"):
+        parts = sample["parts"]
+        members = [parts[f"reward_model/reward_{n}"] for n in range(MEMBERS)]
+        assert sample["reward"] == pytest.approx(sum(members) / MEMBERS, abs=1e-5)
+    assert sorted(path.name for path in (home / "roles").iterdir()) == ["critic"]
+    (checkpoint,) = (home / "checkpoints").glob("step-2")
+    saved = sorted(path.name for path in (checkpoint / "roles").iterdir())
+    assert saved == ["critic.safetensors", "policy.safetensors"]
+    with pytest.raises(UserError, match="it is a policy's adapter"):
+        load_scorer(tmp_path / "run", plugins)
+    if critic == "trunk":
+        with pytest.raises(UserError, match="a head on the policy's own states"):
+            export(tmp_path / "run", tmp_path / "out", plugins, "critic")
+        return
+    export(tmp_path / "run", tmp_path / "out", plugins, "critic")
+    loaded = AutoModelForSequenceClassification.from_pretrained(tmp_path / "out")
+    assert loaded.config.num_labels == 1
