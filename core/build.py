@@ -71,7 +71,7 @@ def build(file: RunFile, registry: Registry, processes: Processes) -> Parts:
         seed=file.train.seed,
         rollout=file.rollout,
         rows=file.train.rows,
-        group=file.rollout.group or objective.group,
+        group=_group(file, objective),
         engine=engine,
         rewards=rewards,
         processes=processes,
@@ -108,6 +108,18 @@ def build(file: RunFile, registry: Registry, processes: Processes) -> Parts:
 
 def _made(registry: Registry, kind: str, selected: Selected) -> Any:
     return registry.make(kind, selected.name, selected.options)
+
+
+def _group(file: RunFile, objective: Objective) -> int:
+    """Completions of each prompt."""
+    group = file.rollout.group or objective.group
+    if group < objective.least_group:
+        raise UserError(
+            f"rollout.group is {group}, and {objective.name} compares completions of one prompt "
+            f"with each other: set it to {objective.least_group} or more; it is {objective.group} "
+            "where the run file does not say"
+        )
+    return group
 
 
 def _rewards(file: RunFile, registry: Registry) -> Rewards | None:

@@ -115,6 +115,9 @@ class Objective(Generic[B, C]):
     group: int = 1
     """Completions of each prompt that it wants, where the run file does not say."""
 
+    least_group: int = 1
+    """With fewer completions of each prompt it would learn nothing."""
+
     shown: tuple[str, ...] = ("advantage_N", "advantage_NT", "return_NT", "old_value_NT")
     """Prepared columns that ``samples.jsonl`` has of each row; of tokens their mean."""
 

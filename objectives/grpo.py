@@ -114,6 +114,7 @@ class GRPO(Objective[Rollouts, GRPOConfig]):
 
     name = "grpo"
     group = 8
+    least_group = 2
     terms = (Term("loss", weight="weight_N"),)
 
     def __init__(self, config: GRPOConfig) -> None:

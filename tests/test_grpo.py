@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+import warm
 from pydantic import ValidationError
 from tiny import gradient, perturb, policy, relative, save_tiny
 
@@ -198,6 +199,17 @@ def test_what_a_source_does_not_say_is_named():
         values(replace(ROWS, limit=None), loss="dr_grpo")
     with pytest.raises(UserError, match="set objective.mask_truncated: false"):
         values(replace(ROWS, truncated_N=None), mask_truncated=True)
+
+
+def test_a_group_of_one_is_refused(world, tmp_path):
+    changes = {
+        "objective": {"name": "grpo"},
+        "reward": [{"name": "length", "target": 3}],
+        "rollout": {"group": 1},
+    }
+    ended = warm.trimtab("train", world.file(tmp_path / "run.yaml", **changes))
+    assert ended.status == 2
+    assert "rollout.group is 1, and grpo compares completions of one prompt" in ended.output
 
 
 @pytest.mark.parametrize(
