@@ -65,10 +65,16 @@ class Arm(NamedTuple):
     """Samples with a seed; returns how many tokens."""
 
 
-def policy(model: str, quantization: Literal["none", "nf4"]) -> LanguageModel:
+def policy(model: str, quantization: str) -> LanguageModel:
     """With an adapter that changes it, as in the middle of a training run."""
-    config = ModelConfig(name=model, quantization=quantization, dtype="float32")
-    config = config.model_copy(update={"gradient_checkpointing": False})
+    config = ModelConfig.model_validate(
+        {
+            "name": model,
+            "quantization": quantization,
+            "dtype": "float32",
+            "gradient_checkpointing": False,
+        }
+    )
     roles = Roles(load_base(config, device()), AdapterConfig())
     for name, parameter in roles.named_parameters(POLICY).items():
         if "lora_B" in name:
@@ -128,6 +134,7 @@ def continuous(model: LanguageModel, task: Task) -> Arm:
                 task.asked,
                 generation_config=_settings(task),
                 continuous_batching_config=paged,
+                persistent_manager=True,
                 warmup=False,
             )
         count = sum(len(one.generated_tokens) for one in made.values())
@@ -240,7 +247,7 @@ def main(
 ) -> None:
     """Measure and write."""
     where = machine()
-    plain, quantized = policy(model, "none"), policy(model, "nf4")
+    plain, quantized, paged = (policy(model, kind) for kind in ("none", "nf4", "none"))
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(3, plain.vocabulary, (prompts, prompt_tokens), generator=generator)
     task = Task(ids.tolist(), group, tokens)
@@ -249,9 +256,10 @@ def main(
         ours("Trimtab, nf4", quantized, task, TransformersConfig()),
         ours("Trimtab, bfloat16 copy", plain, task, TransformersConfig(precision="bfloat16")),
         theirs(plain, task),
-        continuous(policy(model, "none"), task),
+        continuous(paged, task),
     ]
     speeds, failed = measure(arms, rounds)
+    paged.base.destroy_cached_continuous_batching_manager()
     rows = len(task.asked)
     copied = plain_copy(plain.base, POLICY, torch.bfloat16)
     weights: dict[Precision, list[Tensor]] = {

@@ -18,6 +18,7 @@ from trimtab.benchmarks.against_trl import (
 )
 from trimtab.benchmarks.against_trl import main as against_trl
 from trimtab.benchmarks.data_preparation import main as data_preparation
+from trimtab.benchmarks.decoding import main as decoding
 from trimtab.benchmarks.job import TRL, Job, Result, in_own_process
 from trimtab.benchmarks.preparation import write_pairs
 from trimtab.benchmarks.saving import main as saving
@@ -201,3 +202,15 @@ def test_both_systems_prepare_the_same_rows(form, tmp_path):
     line_breaks = 2 * 50 if form == "turns" else 0  # after the last turn of each completion
     assert {one["rows"] for one in made} == {50}
     assert {one["tokens"] for one in theirs} == {mine["tokens"] + line_breaks}
+
+
+@pytest.mark.slow
+def test_every_sampler_is_measured_beside_the_limit_of_its_products(tiny, tmp_path):
+    out = tmp_path / "decoding.json"
+    decoding(model=tiny, prompts=2, group=2, prompt_tokens=6, tokens=4, rounds=1, out=out)
+    record = json.loads(out.read_text())
+    assert record["failed"] == {}
+    assert len(record["tokens_per_second"]) == 5
+    assert min(min(some) for some in record["tokens_per_second"].values()) > 0
+    assert record["limits"].keys() == {"float32", "bfloat16"}
+    assert "limit of the products, bfloat16" in out.with_suffix(".md").read_text()
