@@ -154,7 +154,7 @@ def _loaded(name: str, dtype: torch.dtype) -> Any:
 
 def _label(config: Any, name: str, label: str | int | None) -> int:
     """The number of the label that is the score."""
-    names = {str(said): number for number, said in config.id2label.items()}
+    names: dict[str, int] = {str(said): number for number, said in config.id2label.items()}
     listed = ", ".join(f"{number}: {said}" for said, number in names.items())
     if label is None and config.num_labels > 1:
         raise UserError(
