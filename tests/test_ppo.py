@@ -11,7 +11,7 @@ import pytest
 import torch
 from optimum import World, distance
 from pydantic import ValidationError
-from toy import REFERENCE, Bigram, ragged
+from toy import REFERENCE, Bigram, in_two_processes, ragged
 
 from trimtab import Demonstrations, Rollouts
 from trimtab.core.columns import annotate, prepare
@@ -19,6 +19,7 @@ from trimtab.core.gradient import accumulate, active
 from trimtab.core.loop import minibatch
 from trimtab.core.objective import Updates
 from trimtab.core.optimizer import clip
+from trimtab.core.processes import Processes
 from trimtab.objectives import functional as f
 from trimtab.objectives.ppo import PPO
 
@@ -269,6 +270,23 @@ def test_a_warmup_trains_the_critic_alone_then_both():
     assert len(active(objective)) == 3
     accumulate(policy, objective, prepared(objective, policy))
     assert float(policy.policy_VV.grad.abs().max()) > 0
+
+
+@pytest.mark.parametrize("critic", ["adapter", "trunk"])
+def test_two_processes_have_the_gradient_of_one(critic):
+    objective = PPO(PPO.options(critic=critic, ptx=0.3, entropy=0.1))
+
+    def work(processes):
+        policy = TrunkBigram(microbatch=2)
+        batch = annotate(policy, REFERENCE, rollouts(0), objective.needs, processes)
+        streams = {"batch": prepare(objective, batch), "ptx": demonstrations(0)}
+        metrics = accumulate(policy, objective, streams, processes)
+        return policy.policy_VV.grad, policy.critic_V.grad, metrics["loss"]
+
+    alone = work(Processes())
+    for got in in_two_processes(work):
+        for one, other in zip(got, alone, strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-14)
 
 
 def test_the_gradient_is_clipped_for_each_role():
