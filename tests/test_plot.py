@@ -10,6 +10,7 @@ from xml.etree import ElementTree
 import pytest
 import warm
 
+from trimtab.commands.plot import plot
 from trimtab.core.rundir import RunDirectory
 from trimtab.curves import draw, read
 
@@ -60,11 +61,10 @@ def test_the_same_logs_give_the_same_bytes(tmp_path):
     assert [file.read_bytes() for file in one] == [file.read_bytes() for file in other]
 
 
-def test_several_runs_share_their_axes(tmp_path):
+def test_several_runs_share_their_axes(tmp_path, capsys):
     runs = [logged(tmp_path / name, lift=lift) for name, lift in (("ppo", 0.0), ("grpo", 1.0))]
-    ended = warm.trimtab("plot", *runs, "--out", tmp_path / "both")
-    assert ended.status == 0, ended.output
-    assert ended.output.endswith(f"made  {tmp_path / 'both'}, 12 files\n")
+    plot(runs, tmp_path / "both")
+    assert capsys.readouterr().out.endswith(f"made  {tmp_path / 'both'}, 12 files\n")
     text = (tmp_path / "both" / "reward.svg").read_text()
     assert "ppo: training" in text and "grpo: held out" in text
     assert all(
@@ -76,7 +76,7 @@ def test_each_stage_has_its_curves(tmp_path):
     home = RunDirectory.create(tmp_path / "run", "", "", {}).path
     logged(home / "stages" / "sft")
     logged(home / "stages" / "rl", steps=3)
-    assert warm.trimtab("plot", home).status == 0
+    plot([home])
     assert drawn(home / "plots" / "sft" / "reward.svg", "training 0 reward") == 5
     assert drawn(home / "plots" / "rl" / "reward.svg", "training 0 reward") == 3
 
