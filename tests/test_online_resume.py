@@ -56,9 +56,10 @@ def whole(request, world, tmp_path_factory):
 
 
 def made(world: World, home: Path, name: str, **changes: Any) -> Path:
-    """Two steps, with dropout; no checkpoint but the last."""
+    """Two steps, with dropout and a reference that follows; no checkpoint but the last."""
     dropout = {"adapter": {"rank": 4, "dropout": 0.3}}
     settings: dict[str, Any] = {**world.learning(name), "model": dropout, **changes}
+    settings["reference"] = {"name": "moving", "ema": 0.3}
     settings["train"] = {**settings["train"], "steps": STEPS, "checkpoint_every": 50, "keep": 1}
     file = world.file(home / "run.yaml", **settings)
     assert go(file, home / "run")

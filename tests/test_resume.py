@@ -115,7 +115,9 @@ def test_a_second_process_is_refused(whole, tmp_path):
     assert differences(run, whole) == []
 
 
-@pytest.mark.parametrize("objective", ["dpo", pytest.param("kto", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "objective", ["dpo", *(pytest.param(name, marks=pytest.mark.slow) for name in ("kto", "ppo"))]
+)
 def test_a_base_in_nf4_resumes_to_the_bit(world, tmp_path, objective):
     whole = learned(world, tmp_path, objective, model={"quantization": "nf4"})
     assert state_of(whole) == ("finished", STEPS)
