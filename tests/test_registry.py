@@ -39,9 +39,11 @@ def fail():
 def test_built_ins_come_through_the_hooks():
     plugins = Plugins(installed=False)
     assert plugins.broken == []
-    assert plugins.names("objective") == ["dpo", "kto", "reward_model", "sft"]
+    assert plugins.names("objective") == ["dpo", "grpo", "kto", "ppo", "reward_model", "sft"]
+    rewards = ["classifier", "function", "length", "missing_eos", "reward_model", "verifier"]
+    assert plugins.names("reward") == rewards
     assert plugins.names("reference") == ["adapter_off", "model", "moving", "none", "precomputed"]
-    assert plugins.names("source") == ["dataset", "stream"]
+    assert plugins.names("source") == ["dataset", "rollouts", "stream"]
     assert plugins.make("objective", "dpo", {"beta": 0.3}).config.beta == 0.3
 
 
@@ -79,8 +81,8 @@ def test_unknown_name(plugins):
     assert str(caught.value) == (
         "no objective 'plian'. Did you mean 'plain'? Installed: other, plain."
     )
-    with pytest.raises(PluginError, match="^no engine 'x'. Installed: none.$"):
-        plugins.find("engine", "x")
+    with pytest.raises(PluginError, match="^no tracker 'x'. Installed: none.$"):
+        plugins.find("tracker", "x")
 
 
 def test_name_of_another_kind(plugins):
