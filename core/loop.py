@@ -78,7 +78,10 @@ class Loop:
             kept, flight.collected = self._kept()
             flight.collected |= _floats(self.sources["batch"].metrics())
             if kept is not None:
+                began = time.monotonic()
                 flight.streams = self._streams(kept)
+                flight.collected["seconds_annotate"] = time.monotonic() - began
+        flight.collected["seconds_collect"] = flight.seconds
         return flight
 
     def over(self, flight: InFlight) -> bool:
@@ -110,6 +113,8 @@ class Loop:
         """Let objective, reference and schedule move on; the step's metrics.
 
         They are the means over the updates. A step without rows moves the schedule alone.
+        ``seconds_collect`` is all before the first update, of which ``seconds_annotate`` is what
+        the objective needs to be known of the rows; ``seconds_train`` is all after it.
         """
         metrics: dict[str, float] = {"rows": 0.0, "tokens": 0.0}
         with _timed(flight):
@@ -128,6 +133,7 @@ class Loop:
             metrics |= flight.collected
             metrics["learning_rate"] = self.optimizer.param_groups[0]["lr"]
             self.schedule.step()
+        metrics["seconds_train"] = flight.seconds - flight.collected["seconds_collect"]
         return metrics
 
     def _seed(self, number: int, part: int | str) -> None:
