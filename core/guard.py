@@ -28,8 +28,8 @@ class Guard:
     nothing else of it can be trusted. The call and its repetitions have ``timeout`` seconds
     together, on a thread of their own. When they are over, what was scored counts, the rest has
     no score, and the thread is left behind; while it still runs, the reward is not asked again.
-    A reward that is not ``interruptible`` is run to its end where the caller is. Compiled code that
-    never lets go of the interpreter cannot be left behind.
+    A reward that is not ``interruptible`` is run to its end where the caller is. Compiled code
+    that never lets go of the interpreter cannot be left behind.
     """
 
     def __init__(self, reward: Reward, timeout: float) -> None:
