@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from trimtab.core.batches import Sequences, sequences
 from trimtab.core.engine import Completion
@@ -19,6 +19,9 @@ from trimtab.core.seeds import mixed
 
 LEAST = -1e4
 """A logit so far below the greatest has no mass; -inf would have no product with it either."""
+
+BLOCK = 64
+"""Tokens whose masses are added up first."""
 
 
 def stop_ids(model: Any, tokenizer: Any) -> frozenset[int]:
@@ -184,26 +187,40 @@ def _decode(
 def _draw(
     logits_NV: Tensor, uniform_N: Tensor, temperature: float, record: bool
 ) -> tuple[Tensor, ...]:
-    """Where the cumulated probabilities first exceed the uniform number.
+    """Where the cumulated probabilities first exceed the uniform number. Changes the logits.
 
-    With ``record``, also the token's log-prob and the distribution's entropy, in nats.
+    Masses are cumulated in float64, by blocks and then within one: a sum in float32 over the whole
+    vocabulary would move tokens. With ``record``, also the token's log-prob and the distribution's
+    entropy, in nats.
     """
     if temperature != 1.0:
-        logits_NV = logits_NV / temperature
-    below_NV = (logits_NV - logits_NV.amax(-1, keepdim=True)).clamp_(min=LEAST)
+        logits_NV.div_(temperature)
+    below_NV = logits_NV.sub_(logits_NV.amax(-1, keepdim=True)).clamp_(min=LEAST)
     mass_NV = below_NV.exp()
-    cumulated_NV = mass_NV.double().cumsum(-1)  # rounding in float32 would move whole tokens
-    total_N1 = cumulated_NV[:, -1:]
+    gap = -mass_NV.shape[-1] % BLOCK
+    whole_NV = nn.functional.pad(mass_NV, (0, gap)) if gap else mass_NV
+    blocks_NKL = whole_NV.unflatten(-1, (-1, BLOCK))
+    before_NK = blocks_NKL.sum(-1).double().cumsum(-1)
+    total_N1 = before_NK[:, -1:]
     if not bool(total_N1.isfinite().all()):
         raise RunError("the policy's logits are not finite: no token can be sampled from them")
-    # Below the total itself, so that a token without mass at the end is never the answer.
-    wanted_N1 = (uniform_N[:, None] * total_N1).minimum(total_N1.nextafter(total_N1.new_zeros(())))
-    token_N1 = torch.searchsorted(cumulated_NV, wanted_N1, right=True)
+    wanted_N1 = uniform_N[:, None] * total_N1
+    block_N1 = _passed(before_NK, wanted_N1)
+    within_NL = blocks_NKL.gather(1, block_N1[:, :, None].expand(-1, -1, BLOCK))[:, 0].double()
+    begin_N1 = nn.functional.pad(before_NK, (1, 0)).gather(1, block_N1)
+    token_N1 = BLOCK * block_N1 + _passed(within_NL.cumsum(-1), wanted_N1 - begin_N1)
     if not record:
         return (token_N1[:, 0],)
     logp_N = (below_NV.gather(-1, token_N1) - total_N1.log())[:, 0]
     mean_N = torch.linalg.vecdot(mass_NV, below_NV) / total_N1[:, 0]
     return token_N1[:, 0], logp_N, total_N1[:, 0].log() - mean_N
+
+
+def _passed(cumulated_NK: Tensor, wanted_N1: Tensor) -> Tensor:
+    """[N, 1]: the first place that holds more than is wanted; never one past the last mass."""
+    total_N1 = cumulated_NK[:, -1:]
+    most_N1 = total_N1.nextafter(total_N1.new_zeros(()))
+    return torch.searchsorted(cumulated_NK, wanted_N1.minimum(most_N1), right=True)
 
 
 @contextmanager

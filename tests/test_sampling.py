@@ -132,7 +132,7 @@ def test_a_token_without_mass_is_never_drawn():
     logits_NV = torch.tensor([[0.0, 1.0, -torch.inf, -torch.inf]])
     for value in (0.0, 0.3, 1 - 2**-53):
         token_N, logp_N, entropy_N = _draw(
-            logits_NV, torch.tensor([value], dtype=torch.float64), 1.0, True
+            logits_NV.clone(), torch.tensor([value], dtype=torch.float64), 1.0, True
         )
         assert int(token_N) == (value > 0.2689414213699951)  # 1 / (1 + e)
         assert float(logp_N) == pytest.approx(-0.3132616875182228 - (value < 0.2))
