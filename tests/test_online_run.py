@@ -48,6 +48,7 @@ def test_metrics_are_of_what_was_sampled(run):
         *("step", "seconds", "tokens", "rows", "loss", "grad_norm", "learning_rate"),
         *("reward", "reward/variety", "reward/short", "length", "truncated", "entropy"),
         *("unscored", "kl_sequence", "kl_token", "seconds_rollout", "seconds_score"),
+        *("seconds_annotate", "seconds_collect", "seconds_train"),
     }
     assert [record["step"] for record in metrics] == [1, 2, 3]
     assert all(names <= record.keys() for record in metrics)
