@@ -178,3 +178,15 @@ def test_the_real_movie_ratings_are_all_read(tmp_path, monkeypatch):
     ran(movies, monkeypatch, ARCHIVE, tmp_path / "out.jsonl")
     found = judgements("r", read_file(tmp_path / "out.jsonl"), RATINGS, {})
     assert (found.read, found.used, len(found.units)) == (198_810, 198_774, 10_603)
+
+
+def test_questions_of_a_task_are_different_and_carry_their_entry():
+    task = pytest.importorskip("reasoning_gym")
+    sums = script("data_reasoning_gym")
+    made = list(sums.rows(sums.TASK, sums.OPTIONS, 40, seed=1))
+    assert len({row["prompt"][0]["content"] for row in made}) == len(made) == 40
+    again = list(sums.rows(sums.TASK, sums.OPTIONS, 40, seed=1))
+    assert json.dumps(made) == json.dumps(again)
+    scores = task.create_dataset(sums.TASK, size=1).score_answer
+    assert all(scores(row["answer"], row["entry"]) == 1 for row in made)
+    assert sums.parsed(["max_digits=3"]) == {"max_digits": 3}
