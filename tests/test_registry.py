@@ -81,8 +81,8 @@ def test_unknown_name(plugins):
     assert str(caught.value) == (
         "no objective 'plian'. Did you mean 'plain'? Installed: other, plain."
     )
-    with pytest.raises(PluginError, match="^no tracker 'x'. Installed: none.$"):
-        plugins.find("tracker", "x")
+    with pytest.raises(PluginError, match="^no engine 'x'. Installed: none.$"):
+        Plugins((), installed=False).find("engine", "x")
 
 
 def test_name_of_another_kind(plugins):
