@@ -62,8 +62,10 @@ def save(
     documents: dict[str, Any] = {"optimizer": optimizer_document}
     reference: dict[str, Any] = {}
     if parts.reference is not None:
-        tensors["reference"] = dict(parts.reference.tensors(parts.model))
-        reference = parts.reference.document()
+        moved = dict(parts.reference.tensors(parts.model))
+        reference = {"document": parts.reference.document(), "moved": bool(moved)}
+        if moved:
+            tensors["reference"] = moved
     if flight is not None:
         tensors["in_flight"], documents["in_flight"] = flight.save()
     state = {
@@ -133,9 +135,10 @@ def restore(run: Run, parts: Parts, cache: ReferenceCache | None) -> tuple[int, 
 
 def restore_reference(parts: Parts, checkpoint: Checkpoint) -> None:
     """Put a reference that moves where the checkpoint's was."""
-    if parts.reference is not None:
-        document = _state(checkpoint)["reference"]
-        parts.reference.restore(parts.model, checkpoint.tensors("reference"), document)
+    saved = _state(checkpoint)["reference"]
+    if parts.reference is not None and saved:
+        moved = checkpoint.tensors("reference") if saved["moved"] else {}
+        parts.reference.restore(parts.model, moved, saved["document"])
 
 
 def _state(checkpoint: Checkpoint) -> dict[str, Any]:
