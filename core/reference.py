@@ -29,7 +29,7 @@ class Reference(ABC, Generic[C]):
     """There is none: nothing may ask it for log-probs."""
 
     fixed: ClassVar[bool] = False
-    """It knows the rows of a data set alone, and is asked for all of them before the first step."""
+    """It knows only the rows of a data set, all of which it is asked for before the first step."""
 
     def __init__(self, config: C) -> None:
         self.config = config
