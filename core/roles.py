@@ -129,7 +129,10 @@ class Roles:
             raise UserError(
                 f"model.start: {folder} is a reward model, and no policy to start from"
             )
-        self._load(folder, START)
+        try:
+            self._load(folder, START)
+        except UserError as error:
+            raise UserError(f"model.start: {error}") from error
         starting = [POLICY] if POLICY in self.names else self.names
         self.active = None
         for role in starting:

@@ -260,7 +260,7 @@ def test_every_kind_of_batch_is_served_but_never_by_default(file):
     for source, name in ((None, "dataset"), ({"name": "stream"}, "stream")):
         run = RunFile.model_validate({**plain, "source": source})
         setting = Setting(Pairs, run.data, smollm(), 0, run.rollout)
-        assert _source(run, plugins, setting).name == name
+        assert _source(run, plugins, setting, run.source).name == name
 
 
 def test_it_has_no_epochs_to_count_and_knows_no_longest_row(file):

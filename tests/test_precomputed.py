@@ -8,7 +8,7 @@ import shutil
 import pytest
 import warm
 from faults.commands import file_of, learned, own, resume, state_of, train
-from worlds import lines
+from worlds import lines, untimed
 
 PRECOMPUTED = {"reference": {"name": "precomputed"}}
 ASKS_TO_STOP = """
@@ -45,10 +45,7 @@ def whole_weights(world, tmp_path_factory):
 
 def numbers(run):
     """Every metric but the time, and every measure but those of sampled completions."""
-    metrics = [
-        {name: value for name, value in record.items() if not name.startswith("seconds")}
-        for record in lines(run / "metrics.jsonl")
-    ]
+    metrics = [untimed(record) for record in lines(run / "metrics.jsonl")]
     evals = [
         {name: value for name, value in record.items() if name not in OF_SAMPLES}
         for record in lines(run / "evals.jsonl")
