@@ -117,6 +117,8 @@ class Display:
     def evaluation_ended(self, run: Any, step: int, evaluation: Any) -> None:
         """One line of values; the intervals are shown at the end."""
         measures = evaluation.measures
+        if not measures:
+            return
         shown = "  ".join(f"{name} {measures[name].value:.4g}" for name in _first(measures))
         self._print(f"held out at step {step}: {shown}")
 
