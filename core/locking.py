@@ -56,12 +56,12 @@ def locked(file: Path) -> Iterator[None]:
             raise
     except OSError as error:
         raise UserError(f"cannot lock the run {file.parent}: {error.strerror}") from error
-    _held.add(descriptor)
+    _held[descriptor] = file
     try:
         yield
     finally:
         if descriptor in _held:
-            _held.remove(descriptor)
+            del _held[descriptor]
             os.ftruncate(descriptor, 0)
             os.close(descriptor)
 
@@ -79,7 +79,15 @@ def _take(descriptor: int, file: Path) -> None:
         time.sleep(0.01)
 
 
-_held: set[int] = set()
+_held: dict[int, Path] = {}
+
+
+def is_replaced(file: Path) -> bool:
+    """Has another file the name of a lock that this process holds, or none?"""
+    return any(
+        path == file and not (file.exists() and os.path.samestat(os.fstat(held), file.stat()))
+        for held, path in _held.items()
+    )
 
 
 def _let_go() -> None:

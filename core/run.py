@@ -11,6 +11,7 @@ from typing import Any
 from trimtab.core.batches import Batch
 from trimtab.core.build import Parts, Registry, build
 from trimtab.core.config import RunFile
+from trimtab.core.errors import RunError
 from trimtab.core.evaluation import evaluate_parts
 from trimtab.core.files import of_the_disk, write_json
 from trimtab.core.finish import write_results
@@ -103,7 +104,7 @@ class Run:
             self.directory.set_state(state, step, error)
 
     def _end_early(self, state: State, error: str) -> None:
-        with suppress(OSError):  # a full disk must not hide why the run ends
+        with suppress(OSError, RunError):  # a full disk must not hide why the run ends
             self._end(state, self.directory.state().step, error)
 
     def _end(self, state: State, step: int, error: str | None) -> None:

@@ -25,7 +25,7 @@ from trimtab.core.files import (
     write_atomically,
     write_json,
 )
-from trimtab.core.locking import holder, in_use, locked, me
+from trimtab.core.locking import holder, in_use, is_replaced, locked, me
 
 Log = Literal["metrics", "evals", "samples"]
 LOGS: tuple[Log, ...] = get_args(Log)
@@ -154,6 +154,7 @@ class RunDirectory:
 
     def set_state(self, state: State, step: int, error: str | None = None) -> None:
         """Say in ``run.json`` how the run stands, after so many steps."""
+        self.check_ours()
         write_json(self.path / "run.json", asdict(RunState(state, step, error)))
 
     def state(self) -> RunState:
@@ -168,10 +169,20 @@ class RunDirectory:
                 f"{file} does not say how the run stands ({error}): delete it, then resume"
             ) from error
 
+    def check_ours(self) -> None:
+        """Raise ``RunError`` where the directory was deleted, or made anew, under a process that
+        runs in it: what it writes would be taken for the other run's."""
+        if is_replaced(self.path / _LOCK):
+            raise RunError(
+                f"{self.path} is not the directory any more that this run was started in: it was "
+                "deleted or replaced meanwhile. Nothing more is written to it"
+            )
+
     def log(self, name: Log, record: Mapping[str, Any]) -> None:
         """Append one line of JSON. A number that is NaN or infinite is written as null."""
         line = to_json(_finite(record)) + "\n"
         file = self._log_file(name)
+        self.check_ours()
         try:
             with open(file, "ab") as stream:
                 stream.write(line.encode())

@@ -53,6 +53,7 @@ def save(
     run.processes.wait()
     if not run.processes.main:
         return
+    run.directory.check_ours()
     optimizer, optimizer_document = flatten_state(parts.loop.optimizer.state_dict())
     roles = {
         f"roles/{role}": dict(parts.model.roles.named_parameters(role))

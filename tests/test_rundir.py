@@ -7,6 +7,7 @@ import json
 import math
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -251,6 +252,22 @@ def test_the_lock_can_be_taken_again(tmp_path: Path) -> None:
         with run.lock(), pytest.raises(UserError, match="is in use"), run.lock():
             pass
     assert (run.path / "run.lock").read_text() == ""
+
+
+def test_a_run_whose_directory_was_made_anew_leaves_the_new_one_alone(tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    run = make(path)
+    with run.lock():
+        run.log("metrics", {"step": 1})
+        shutil.rmtree(path)
+        with pytest.raises(RunError, match="deleted or replaced"):
+            run.log("metrics", {"step": 2})
+        other = make(path)
+        with pytest.raises(RunError, match="deleted or replaced"):
+            run.log("metrics", {"step": 2})
+        with pytest.raises(RunError, match="deleted or replaced"):
+            run.set_state("failed", 2)
+    assert other.state() == RunState("running", 0) and other.records("metrics") == []
 
 
 def test_locking_deletes_what_the_dead_left(tmp_path: Path) -> None:
