@@ -84,9 +84,9 @@ _held: dict[int, Path] = {}
 
 def is_replaced(file: Path) -> bool:
     """Has another file the name of a lock that this process holds, or none?"""
-    return any(
-        path == file and not (file.exists() and os.path.samestat(os.fstat(held), file.stat()))
-        for held, path in _held.items()
+    ours = [os.fstat(descriptor) for descriptor, path in _held.items() if path == file]
+    return bool(ours) and not (
+        file.exists() and any(os.path.samestat(one, file.stat()) for one in ours)
     )
 
 
