@@ -77,6 +77,7 @@ def _command(words: list[str], environment: dict[str, str], log: str) -> None:
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
     os.environ.update(environment)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background ignores it
     sys.argv = ["trimtab", *words]
     from trimtab.cli import main
 
