@@ -73,7 +73,10 @@ def main(
         taken = [{one.arm: _measured(one) for one in jobs} for _ in range(rounds)]
     record = {
         "machine": where,
-        "rounds": [{arm: one.model_dump(exclude={"job": {"reward"}}) for arm, one in each.items()} for each in taken],
+        "rounds": [
+            {arm: one.model_dump(exclude={"job": {"reward"}}) for arm, one in each.items()}
+            for each in taken
+        ],
     }
     path = options.results(out, f"ppo-memory-{dtype}")
     report.publish(path, record, text(where, taken))
