@@ -99,7 +99,7 @@ def build(file: RunFile, registry: Registry, processes: Processes) -> Parts:
         reference=reference,
         max_grad_norm=file.train.max_grad_norm,
         max_tries=file.train.max_tries,
-        group=setting.group if rewards is not None else 1,
+        group=1 if source.fixed else setting.group,
         seed=file.train.seed,
         processes=processes,
     )

@@ -11,7 +11,7 @@ from trimtab.core.errors import UserError
 from trimtab.plugins.sources.convert import conversion_for
 from trimtab.plugins.sources.kinds import LABELS, Kind, named
 from trimtab.plugins.sources.load import Kept, load
-from trimtab.plugins.sources.report import Report
+from trimtab.plugins.sources.report import Report, lengths
 from trimtab.plugins.sources.split import by_prompt, limited
 from trimtab.plugins.sources.tables import open_table
 from trimtab.plugins.sources.tokens import Encoder
@@ -61,6 +61,18 @@ class Corpus:
             yield f"prompts both in the training rows and held out: {len(shared)}"
         if self.data.holdout and len(self.held_out) < _FEW:
             yield f"few rows are held out, so measures on them are vague: {len(self.held_out)}"
+
+    def account(self) -> dict[str, Any]:
+        """What was read, kept and dropped, and how long the rows are, as JSON."""
+        train, *others = [report.as_json() for report in self.reports]
+        return {
+            **train,
+            "warnings": list(self.warnings()),
+            "train_rows": len(self.train),
+            "held_out_rows": len(self.held_out),
+            "tokens": lengths([row.tokens for row in self.train]),
+            **({"eval": others[0]} if others else {}),
+        }
 
 
 def read_corpus(data: DataConfig, kind: Kind, tokenizer: Any) -> Corpus:

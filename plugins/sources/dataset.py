@@ -17,7 +17,6 @@ from trimtab.core.source import Setting, Source
 from trimtab.plugins.sources.corpus import Corpus, read_corpus
 from trimtab.plugins.sources.kinds import LABELS, kind_of
 from trimtab.plugins.sources.load import Kept
-from trimtab.plugins.sources.report import lengths
 from trimtab.plugins.sources.said import Label
 from trimtab.plugins.sources.split import fingerprint, order, spread
 
@@ -78,16 +77,10 @@ class DatasetSource(Source[DatasetConfig]):
         return self._batch(longest[:1], longest) if rows else None
 
     def describe(self) -> Mapping[str, Any]:
-        train, *others = [report.as_json() for report in self.corpus.reports]
         return {
-            **train,
-            "warnings": list(self.corpus.warnings()),
-            "train_rows": len(self.corpus.train),
-            "held_out_rows": len(self.corpus.held_out),
-            "tokens": lengths([row.tokens for row in self.corpus.train]),
+            **self.corpus.account(),
             "fingerprint": self._fingerprint,
             **({"labels": self._labels()} if self.corpus.kind is LABELS else {}),
-            **({"eval": others[0]} if others else {}),
         }
 
     def state(self) -> dict[str, Any]:

@@ -20,7 +20,6 @@ from trimtab.core.source import Prompt, Setting, Source
 from trimtab.plugins.sources.corpus import read_corpus
 from trimtab.plugins.sources.kinds import PROMPTS
 from trimtab.plugins.sources.load import Kept
-from trimtab.plugins.sources.report import lengths
 from trimtab.plugins.sources.sampled import Account
 from trimtab.plugins.sources.split import fingerprint, order
 
@@ -153,17 +152,11 @@ class RolloutSource(Source[RolloutsConfig]):
         return Rollouts(responses, one_N.float(), one_N, limit=length)
 
     def describe(self) -> Mapping[str, Any]:
-        train, *others = [report.as_json() for report in self.corpus.reports]
         return {
-            **train,
-            "warnings": list(self.corpus.warnings()),
-            "train_rows": len(self.corpus.train),
-            "held_out_rows": len(self.corpus.held_out),
-            "tokens": lengths([row.tokens for row in self.corpus.train]),
+            **self.corpus.account(),
             "fingerprint": self._fingerprint,
             "group": self.setting.group,
             "rewards": self.rewards.describe(),
-            **({"eval": others[0]} if others else {}),
         }
 
     def state(self) -> dict[str, Any]:
