@@ -6,12 +6,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
+from trimtab.core.bases import Bases
+from trimtab.core.batches import Batch
 from trimtab.core.config import RunFile, Selected
 from trimtab.core.engine import Engine, EngineSetting
 from trimtab.core.errors import UserError
+from trimtab.core.judge import Judge
 from trimtab.core.lm import LanguageModel
 from trimtab.core.loop import Loop
-from trimtab.core.model import compute_dtype, device, load_base, load_tokenizer, micro_tokens
+from trimtab.core.maker import Maker
+from trimtab.core.model import compute_dtype, device, load_tokenizer, micro_tokens
 from trimtab.core.objective import Objective
 from trimtab.core.optimizer import make_optimizer, make_schedule
 from trimtab.core.policy import CRITIC, LANGUAGE_ROLES, POLICY
@@ -58,9 +62,11 @@ class Parts:
     rewards: Rewards | None = None
 
 
-def build(file: RunFile, registry: Registry, processes: Processes) -> Parts:
+def build(
+    file: RunFile, registry: Registry, processes: Processes, bases: Bases | None = None
+) -> Parts:
     """Everything that the run file names. Rows are read first: bad data should fail at once."""
-    objective: Objective = _made(registry, "objective", file.objective)
+    objective: Objective = _made(registry, "objective", file.learns)
     tokenizer = load_tokenizer(file.model.name, trust_remote_code=file.model.trust_remote_code)
     rewards = _rewards(file, registry)
     engine: Engine = _made(registry, "engine", file.rollout.engine)
@@ -75,10 +81,11 @@ def build(file: RunFile, registry: Registry, processes: Processes) -> Parts:
         engine=engine,
         rewards=rewards,
         processes=processes,
+        judge=_judge(file, registry),
     )
     source = _source(file, registry, setting, file.source)
     streams = _streams(file, registry, setting, objective)
-    model = _model(file, objective, rewards)
+    model = _model(file, objective, rewards, bases or Bases())
     stops = stop_ids(model.base, tokenizer)
     reference = _reference(file, registry, objective, model)
     if reference is not None:
@@ -99,11 +106,80 @@ def build(file: RunFile, registry: Registry, processes: Processes) -> Parts:
         reference=reference,
         max_grad_norm=file.train.max_grad_norm,
         max_tries=file.train.max_tries,
-        group=1 if source.fixed else setting.group,
+        group=source.unit,
         seed=file.train.seed,
         processes=processes,
     )
     return Parts(model, tokenizer, stops, objective, source, reference, loop, steps, rewards)
+
+
+@dataclass
+class MakingParts:
+    """What a run that makes a data set is made of."""
+
+    model: LanguageModel | None
+    tokenizer: Any
+    maker: Maker
+    steps: int
+    rewards: Rewards | None = None
+
+
+def build_maker(
+    file: RunFile, registry: Registry, processes: Processes, bases: Bases | None = None
+) -> MakingParts:
+    """Everything that a run file without an objective names."""
+    assert file.source is not None
+    tokenizer = load_tokenizer(file.model.name, trust_remote_code=file.model.trust_remote_code)
+    rewards = _rewards(file, registry)
+    engine: Engine = _made(registry, "engine", file.rollout.engine)
+    maker = _made(registry, "source", file.source)
+    if not isinstance(maker, Maker):
+        raise UserError(
+            f"the source {file.source.name!r} gives rows to train on, and makes no data set: "
+            "name an objective"
+        )
+    setting = Setting(
+        batch=Batch,
+        data=file.data,
+        tokenizer=tokenizer,
+        seed=file.train.seed,
+        rollout=file.rollout,
+        rows=file.train.rows,
+        group=file.rollout.group or 1,
+        engine=engine,
+        rewards=rewards,
+        processes=processes,
+        judge=_judge(file, registry),
+    )
+    maker.open(setting)
+    model = _sampled_from(file, rewards, bases or Bases()) if maker.samples or rewards else None
+    if model is not None:
+        if rewards is not None:
+            rewards.open(RewardSetting(file.model, model, tokenizer, file.train.seed))
+        stops = stop_ids(model.base, tokenizer)
+        engine.open(EngineSetting(file.model, model, tokenizer, stops))
+    an_epoch = maker.steps(file.train.rows)
+    steps = file.train.steps or an_epoch * (file.train.epochs or 1)
+    return MakingParts(model, tokenizer, maker, steps, rewards)
+
+
+def _sampled_from(file: RunFile, rewards: Rewards | None, bases: Bases) -> LanguageModel:
+    """The policy that the run starts from, which nothing trains."""
+    place = device()
+    roles = Roles(
+        bases.lend(file.model, place),
+        file.model.adapter,
+        seed=file.train.seed,
+        frozen_roles=rewards.adapters(file.model) if rewards else {},
+    )
+    if file.model.start is not None:
+        roles.start_from(adapter_folder(file.model.start))
+    dtype = compute_dtype(file.model, place)
+    return LanguageModel(roles, dtype=dtype, micro_tokens=micro_tokens(file.train, place))
+
+
+def _judge(file: RunFile, registry: Registry) -> Judge | None:
+    return None if file.judge is None else _made(registry, "judge", file.judge)
 
 
 def _made(registry: Registry, kind: str, selected: Selected) -> Any:
@@ -166,13 +242,13 @@ def _source(
         if not source.serves(kind):
             raise UserError(
                 f"the source {source.name!r} cannot make the {kind.__name__} that the objective "
-                f"{file.objective.name!r} learns from"
+                f"{file.learns.name!r} learns from"
             )
     else:
         names = [n for n in registry.names("source") if registry.find("source", n).serves(kind)]
         if not names:
             raise UserError(
-                f"no source makes the {kind.__name__} that the objective {file.objective.name!r} "
+                f"no source makes the {kind.__name__} that the objective {file.learns.name!r} "
                 f"learns from. Installed: {', '.join(registry.names('source'))}"
             )
         source = registry.make("source", names[0], {})
@@ -180,12 +256,14 @@ def _source(
     return source
 
 
-def _model(file: RunFile, objective: Objective, rewards: Rewards | None) -> LanguageModel:
+def _model(
+    file: RunFile, objective: Objective, rewards: Rewards | None, bases: Bases
+) -> LanguageModel:
     place = device()
     trained = list(dict.fromkeys(term.role for term in objective.terms))
     needs = objective.needs
     roles = Roles(
-        load_base(file.model, place),
+        bases.lend(file.model, place),
         file.model.adapter,
         scalar=[role for role in trained if role not in LANGUAGE_ROLES],
         policy=POLICY in trained or needs.behaviour or bool(needs.before),

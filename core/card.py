@@ -33,14 +33,14 @@ def model_card(run: Run, parts: Parts) -> str:
     return f"""---
 base_model: {file.model.name}
 library_name: {"transformers" if file.model.adapter is None else "peft"}
-tags: [trimtab, {file.objective.name}]
+tags: [trimtab, {file.learns.name}]
 ---
 # {run.directory.path.resolve().name}
 
-`{file.model.name}` aligned with the objective `{file.objective.name}` by Trimtab, in
+`{file.model.name}` aligned with the objective `{file.learns.name}` by Trimtab, in
 {parts.steps} steps of {file.train.rows} rows, seed {file.train.seed}.
 
-- Data: `{file.data.train}`{_rows(rows)}
+- Data: `{file.data.named}`{_rows(rows)}
 - Base held as {file.model.quantization}, computed in {parts.model.dtype}
 - Start: {Path(file.model.start).name if file.model.start else "the base itself"}
 {_learned_from(run, parts)}

@@ -11,6 +11,7 @@ from annotated_types import Ge, Gt, Le, Lt
 from pydantic import ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
+from trimtab.core.errors import suggestion
 from trimtab.core.options import Config, LocalPath
 
 PositiveInt = Annotated[int, Gt(0)]
@@ -46,6 +47,15 @@ class ModelConfig(Config):
     ``stages.NAME``, a run directory or a PEFT folder.
     """
 
+    start_as: Literal["continue", "merge", "stack"] = "continue"
+    """What becomes of ``start``.
+
+    continue: the new adapter begins as a copy of it, and must have its shape.
+    merge: it is added to the base's weights, which are quantized anew, and the new adapter begins
+    at nothing; the log says how far that moves the policy.
+    stack: it stays as it is below the new adapter, which begins at nothing.
+    """
+
     quantization: Literal["nf4", "int8", "none"] = "nf4"
     """How the frozen base is held (QLoRA: Dettmers et al. 2023, arXiv:2305.14314)."""
 
@@ -68,6 +78,12 @@ class ModelConfig(Config):
     """Run Python code that comes with the model. Only for models whose authors you trust."""
 
     @model_validator(mode="after")
+    def _a_start_to_merge(self) -> Self:
+        if self.start is None and self.start_as != "continue":
+            raise ValueError(f"start_as: {self.start_as} wants a start: give model.start")
+        return self
+
+    @model_validator(mode="after")
     def _full_training_is_not_quantized(self) -> Self:
         if self.adapter is None and self.quantization != "none":
             raise ValueError(
@@ -80,8 +96,11 @@ class ModelConfig(Config):
 class DataConfig(Config):
     """Where rows come from, and which of them are used."""
 
-    train: Annotated[str, LocalPath()]
-    """A file (JSON, JSONL, CSV, Parquet), a folder, a datasets id, or rotten-tomatoes[/view]."""
+    train: Annotated[str | list[str], LocalPath()]
+    """A file (JSON, JSONL, CSV, Parquet), a folder, a datasets id, or rotten-tomatoes[/view].
+
+    ``stages.NAME`` is the data set that an earlier stage made. Of a list, the rows of all.
+    """
 
     eval: Annotated[str | None, LocalPath()] = None
     """Held-out rows, as ``train``; null keeps ``holdout`` of the training rows, by prompt."""
@@ -126,6 +145,16 @@ class DataConfig(Config):
     max_dropped: Annotated[float, Ge(0)] = 0.1
     """A larger share of dropped rows stops the run before it trains."""
 
+    @property
+    def tables(self) -> list[str]:
+        """What ``train`` names."""
+        return [self.train] if isinstance(self.train, str) else self.train
+
+    @property
+    def named(self) -> str:
+        """What ``train`` names, in a word."""
+        return " + ".join(self.tables)
+
 
 class Selected(Config):
     """A plugin by name, with its options beside the name. The registry checks the options."""
@@ -156,14 +185,16 @@ RESHAPING = frozenset(
 """Settings of samplers elsewhere that draw from another distribution than the policy's."""
 
 
-def _reshapes(name: str) -> InitErrorDetails:
-    """The error at such a setting's own place in the file."""
-    message = (
-        "this draws from another distribution than the policy's, and no log-prob of training "
-        "would be that of what was drawn: use temperature, which is in all of them"
-    )
+def _error_at(key: str, message: str) -> InitErrorDetails:
+    """An error at a key's own place in the file."""
     kind = PydanticCustomError("value_error", "{error}", {"error": message})
-    return InitErrorDetails(type=kind, loc=(name,), input=None)
+    return InitErrorDetails(type=kind, loc=(key,), input=None)
+
+
+OTHERWISE_DRAWN = (
+    "this draws from another distribution than the policy's, and no log-prob of training "
+    "would be that of what was drawn: use temperature, which is in all of them"
+)
 
 
 class RolloutConfig(Config):
@@ -194,7 +225,7 @@ class RolloutConfig(Config):
         if not isinstance(given, dict):
             return given
         if reshaping := sorted(RESHAPING & given.keys()):
-            errors = [_reshapes(name) for name in reshaping]
+            errors = [_error_at(name, OTHERWISE_DRAWN) for name in reshaping]
             raise ValidationError.from_exception_data(cls.__name__, errors)
         if isinstance(given.get("engine"), str):
             return {**given, "engine": {"name": given["engine"]}}
@@ -287,12 +318,34 @@ class StreamSection(Config):
     """In each step; null is ``train.rows``."""
 
 
+class WatchConfig(Config):
+    """A reward that nothing trains on, watched for over-optimisation of those that are trained on.
+
+    Gao et al. 2022, arXiv:2210.10760: past some KL the proxy goes on rising while gold falls.
+    """
+
+    reward: str
+    """Label of the reward that is watched; its weight should be 0."""
+
+    stop: bool = True
+    """End the run when the trained reward has risen since the best evaluation by the watched one,
+    and the watched one has fallen beyond its 95% interval; both on the same held-out prompts."""
+
+    patience: PositiveInt = 1
+    """So many evaluations in a row must say so."""
+
+    result: Literal["best", "last"] = "best"
+    """Which policy is the run's result: the best by the watched reward, or the last."""
+
+
 class RunFile(Config):
     """One run: what ``trimtab train`` reads, and what the resolved ``config.yaml`` holds."""
 
     model: ModelConfig = ModelConfig()
     data: DataConfig
-    objective: Selected
+    objective: Selected | None = None
+    """What is learned; null makes a data set of what ``source`` gives, and trains nothing."""
+
     reward: list[SelectedReward] = Field(default_factory=list)
     reference: Selected = Selected(name="adapter_off")
     source: Selected | None = None
@@ -302,9 +355,38 @@ class RunFile(Config):
     """Data of the streams that an objective reads beside its batch, by their names."""
 
     train: TrainConfig = TrainConfig()
+    watch: WatchConfig | None = None
     trackers: list[Selected] = Field(default_factory=list)
     plugins: list[str] = Field(default_factory=list)
     """Python files with plugins that are not installed, relative to this file."""
 
     run: str | None = None
     """Where the run directory is made; null makes one under ``runs/``."""
+
+    @model_validator(mode="after")
+    def _learns_or_makes(self) -> Self:
+        if self.objective is None and self.source is None:
+            message = "this is required, unless source names what makes a data set"
+            raise ValidationError.from_exception_data(
+                type(self).__name__, [_error_at("objective", message)]
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _watches_a_reward(self) -> Self:
+        labels = [reward.label or reward.name for reward in self.reward]
+        if self.watch is not None and self.watch.reward not in labels:
+            message = (
+                f"no reward is labelled {self.watch.reward!r}."
+                f"{suggestion(self.watch.reward, labels)} Rewards: {', '.join(labels) or 'none'}"
+            )
+            raise ValidationError.from_exception_data(
+                type(self).__name__, [_error_at("watch", message)]
+            )
+        return self
+
+    @property
+    def learns(self) -> Selected:
+        """The objective of a run that trains."""
+        assert self.objective is not None
+        return self.objective

@@ -20,6 +20,11 @@ from trimtab.core.files import (
 )
 from trimtab.core.policy import CRITIC
 
+DATA = "data"
+"""The folder of the data set that a stage made, and in it:"""
+
+TRAIN = "train.jsonl"
+
 if TYPE_CHECKING:
     from trimtab.core.build import Parts
     from trimtab.core.run import Run
@@ -32,8 +37,16 @@ MODEL = "model"
 """In place of the adapter, where all weights were trained."""
 
 
+def made_data(directory: Path) -> Path | None:
+    """The folder of the data set that this run made; None where it has made none."""
+    folder = directory / DATA
+    return folder if (folder / TRAIN).is_file() else None
+
+
 def has_result(run: Run) -> bool:
-    """Is there what ``write_results`` leaves?"""
+    """Is there what the run was to leave: a data set, or what ``write_results`` writes?"""
+    if run.file.objective is None:
+        return made_data(run.directory.path) is not None
     name = MODEL if run.file.model.adapter is None else ADAPTER
     return (run.directory.path / name).is_dir()
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import re
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
+from trimtab.core.bases import Bases
 from trimtab.core.build import Registry
 from trimtab.core.config import DataConfig, ModelConfig, RunFile, Selected, StreamSection
 from trimtab.core.environment import environment
@@ -19,6 +21,7 @@ from trimtab.core.rundir import CONFIG, SOURCE, RunDirectory, new_run_path
 from trimtab.core.runfile import Plan, Stage, dump, dump_plan, load
 from trimtab.core.runfile import Registry as Checked
 from trimtab.core.signals import Stop, stop_on_signals
+from trimtab.core.stages import HANDOVER
 
 Section = TypeVar("Section", bound=Config)
 S = TypeVar("S", bound=Selected)
@@ -84,7 +87,7 @@ def _stages(
     plan: Plan, home: RunDirectory, registry: Observed, processes: Processes, stop: Stop
 ) -> None:
     """One after the other. ``run.json`` of the whole counts the steps of all."""
-    steps = 0
+    steps, bases = 0, Bases()
     for stage in plan.stages:
         directory = RunDirectory(home.path / "stages" / str(stage.name))
         if processes.main and not (directory.path / CONFIG).exists():
@@ -94,7 +97,7 @@ def _stages(
         settled = resolved(directory, registry).stages[0].run
         file = handed_over(settled, stage.run, home.path)
         try:
-            _execute(Run(file, directory, registry, stage.name, processes, stop), registry)
+            _execute(Run(file, directory, registry, stage.name, processes, stop, bases), registry)
         except BaseException:
             if processes.main:
                 ended = directory.state()
@@ -117,21 +120,19 @@ def _execute(run: Run, registry: Observed) -> Path:
 
 
 def handed_over(settled: RunFile, asked: RunFile, home: Path) -> RunFile:
-    """A stage's file, with ``stages.NAME`` of what was asked as that directory is named now."""
+    """A stage's file; each ``stages.NAME`` that was asked for is that directory, as it is now."""
 
-    def made(value: Any) -> Any:
-        if isinstance(value, str) and value.startswith("stages."):
-            return str((home / "stages" / value.removeprefix("stages.")).resolve())
+    def made(value: Any, given: Any) -> Any:
+        if isinstance(given, dict) and isinstance(value, dict):
+            return {key: made(each, given.get(key)) for key, each in value.items()}
+        if isinstance(given, list) and isinstance(value, list) and len(given) == len(value):
+            return [made(*pair) for pair in zip(value, given, strict=True)]
+        if isinstance(given, str) and (match := HANDOVER.fullmatch(given)):
+            return str((home / "stages" / match[1]).resolve())
         return value
 
-    def with_from(own: S, given: S) -> S:
-        value = given.options.get("from")
-        return own if value is None else own.model_copy(update={"from": made(value)})
-
-    model = settled.model.model_copy(update={"start": made(asked.model.start)})
-    reward = [with_from(*pair) for pair in zip(settled.reward, asked.reward, strict=True)]
-    reference = with_from(settled.reference, asked.reference)
-    return settled.model_copy(update={"model": model, "reward": reward, "reference": reference})
+    plain = made(settled.model_dump(mode="json"), asked.model_dump(mode="json"))
+    return RunFile.model_validate_json(json.dumps(plain))
 
 
 def absolute(file: RunFile, registry: Registry) -> RunFile:
@@ -164,12 +165,17 @@ def absolute(file: RunFile, registry: Registry) -> RunFile:
 def _absolute(section: Section, options: type[Config]) -> Section:
     """The paths among these options that exist, as they are seen from everywhere."""
     given = section.model_dump()
-    paths = {
-        key: Path(given[key]).expanduser()
+    changes = {
+        key: [_seen(one) for one in given[key]]
+        if isinstance(given[key], list)
+        else _seen(given[key])
         for name, field in options.model_fields.items()
         for key in [field.alias or name]
         if any(isinstance(mark, LocalPath) for mark in field.metadata) and given.get(key)
     }
-    return section.model_copy(
-        update={key: str(path.resolve()) for key, path in paths.items() if path.exists()}
-    )
+    return section.model_copy(update=changes)
+
+
+def _seen(path: str) -> str:
+    there = Path(path).expanduser()
+    return str(there.resolve()) if there.exists() else path

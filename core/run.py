@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from trimtab.core.bases import Bases
 from trimtab.core.batches import Batch
 from trimtab.core.build import Parts, Registry, build
 from trimtab.core.config import RunFile
@@ -16,6 +17,7 @@ from trimtab.core.evaluation import evaluate_parts
 from trimtab.core.files import of_the_disk, write_json
 from trimtab.core.finish import write_results
 from trimtab.core.inflight import InFlight
+from trimtab.core.making import Making
 from trimtab.core.precompute import precompute
 from trimtab.core.probe import sharing_is_exact
 from trimtab.core.processes import Processes
@@ -38,6 +40,7 @@ class Run:
 
     processes: Processes = field(default_factory=Processes)
     stop: Stop = field(default_factory=Stop)
+    bases: Bases = field(default_factory=Bases)
 
     def execute(self) -> Path:
         """Carry the run to its end, from wherever its directory stands.
@@ -48,10 +51,10 @@ class Run:
         """
         with self.directory.lock() if self.processes.main else nullcontext():
             try:
-                training = Training.begin(self)
-                self._say("running", training.step)
-                training.to_the_end()
-                self._end("finished", training.step, None)
+                work = Making.begin(self) if self.file.objective is None else Training.begin(self)
+                self._say("running", work.step)
+                work.to_the_end()
+                self._end("finished", work.step, None)
             except Stopped as stopped:
                 self._end_early("stopped", str(stopped))
                 raise
@@ -132,7 +135,7 @@ class Training:
     @classmethod
     def begin(cls, run: Run) -> Training:
         """Build the parts, make the choices of a first start, and go to the newest checkpoint."""
-        parts = build(run.file, run.registry, run.processes)
+        parts = build(run.file, run.registry, run.processes, run.bases)
         account = parts.source.describe()
         run.log_data(account)
         for advice in parts.objective.advice(account):

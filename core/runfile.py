@@ -14,9 +14,10 @@ from pydantic import BaseModel
 
 from trimtab.core.config import RunFile, SelectedReward
 from trimtab.core.errors import UserError, suggestion
+from trimtab.core.expansion import expanded
 from trimtab.core.explain import check
 from trimtab.core.overrides import override
-from trimtab.core.stages import split
+from trimtab.core.stages import check_handovers, split
 from trimtab.core.yamlfile import MAX_BYTES, Fault, Node, Origin, read, write
 
 KINDS = {
@@ -97,7 +98,9 @@ def load(path: str | Path, overrides: Iterable[str], registry: Registry) -> Plan
         for each in overrides:
             root = override(root, each, faults)
         root = _load_plugins(root, path.parent, registry, faults)
-        runs = [(name, _run(node, registry, faults)) for name, node in split(root, faults)]
+        nodes = expanded(split(root, faults), registry, faults)
+        check_handovers(nodes, faults)
+        runs = [(name, _run(node, registry, faults)) for name, node in nodes]
     elif not faults:
         faults.append(Fault(root.origin, "yaml", "a run file holds sections such as 'objective:'"))
     if faults:

@@ -16,6 +16,7 @@ from trimtab.core.processes import Processes
 
 if TYPE_CHECKING:
     from trimtab.core.engine import Engine
+    from trimtab.core.judge import Judge
     from trimtab.core.policy import Policy
     from trimtab.core.rewards import Rewards
 
@@ -46,6 +47,9 @@ class Setting:
 
     rewards: Rewards | None = None
     """Score what was generated; opened as the engine is. None where the run file has none."""
+
+    judge: Judge | None = None
+    """Compares or scores what was generated; None where the run file has none."""
 
     processes: Processes = field(default_factory=Processes)
     shared: dict[str, Any] = field(default_factory=dict)
@@ -78,6 +82,10 @@ class Source(ABC, Generic[C]):
 
     fixed: ClassVar[bool] = False
     """Rows come from a data set, so what is computed of them may be cached on disk."""
+
+    unit: int = 1
+    """Rows that belong together: the loop asks for whole units only, so never for more than it
+    wants. It may be set by ``open``."""
 
     def __init__(self, config: C) -> None:
         self.config = config

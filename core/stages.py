@@ -11,15 +11,14 @@ from trimtab.core.yamlfile import Fault, Node
 NAME = re.compile(r"[a-z][a-z0-9_-]*")
 OF_THE_FILE = ("plugins", "run", "stages")
 PLUGIN_SECTIONS = ("objective", "reference", "source", "judge")
-HANDOVERS = (("model", "start"), ("reward", "from"), ("reference", "from"))
-"""Where ``stages.NAME`` stands for what an earlier stage made."""
+HANDOVER = re.compile(rf"stages\.({NAME.pattern})")
+"""Wherever it is the whole value, it stands for the directory of that earlier stage."""
 
 
 def split(root: Node, faults: list[Fault]) -> list[tuple[str | None, Node]]:
     """(name, sections) of every run. The file's own sections are the defaults of each stage."""
     section = root.child("stages")
     if section is None:
-        _check_handovers(root, [], [], faults)
         return [(None, root)]
     if not isinstance(section.value, list) or not section.value:
         faults.append(Fault(section.origin, section.key, "wants a list of stages"))
@@ -33,9 +32,7 @@ def split(root: Node, faults: list[Fault]) -> list[tuple[str | None, Node]]:
             continue
         earlier = [name for name in names[:index] if name]
         _check_name(stage, names[index], earlier, faults)
-        run = _over_defaults(stage, defaults, faults)
-        _check_handovers(run, earlier, [name for name in names[index:] if name], faults)
-        stages.append((names[index], run))
+        stages.append((names[index], _over_defaults(stage, defaults, faults)))
     return stages
 
 
@@ -83,26 +80,28 @@ def _merged(default: Node | None, own: Node, names_plugin: bool) -> Node:
     return own.having({**default.value, **merged})
 
 
-def _check_handovers(
-    run: Node, earlier: Sequence[str], later: Sequence[str], faults: list[Fault]
-) -> None:
+def check_handovers(runs: Sequence[tuple[str | None, Node]], faults: list[Fault]) -> None:
     """Every ``stages.NAME`` must be a stage that has ended when this one starts."""
-    for node in _handovers(run):
-        name = str(node.value).removeprefix("stages.")
-        if not str(node.value).startswith("stages.") or name in earlier:
-            continue
-        if name in later:
-            said = f"the stage {name!r} does not come before this one"
-        else:
-            said = f"no stage is named {name!r}.{suggestion(name, earlier)}"
-            said += f" Earlier stages: {', '.join(earlier) or 'none'}."
-        faults.append(Fault(node.origin, node.key, said))
+    names = [name for name, _ in runs]
+    for index, (_, run) in enumerate(runs):
+        earlier = [name for name in names[:index] if name]
+        for node in handovers(run):
+            name = str(node.value).removeprefix("stages.")
+            if name in earlier:
+                continue
+            if name in names:
+                said = f"the stage {name!r} does not come before this one"
+            else:
+                said = f"no stage is named {name!r}.{suggestion(name, earlier)}"
+                said += f" Earlier stages: {', '.join(earlier) or 'none'}."
+            faults.append(Fault(node.origin, node.key, said))
 
 
-def _handovers(run: Node) -> Iterator[Node]:
-    for section, key in HANDOVERS:
-        node = run.child(section)
-        items = node.value if node and isinstance(node.value, list) else [node]
-        for item in items:
-            if item is not None and (found := item.child(key)):
-                yield found
+def handovers(node: Node) -> Iterator[Node]:
+    """Every ``stages.NAME`` among these sections."""
+    inside = node.value.values() if isinstance(node.value, dict) else node.value
+    if isinstance(node.value, dict | list):
+        for each in inside:
+            yield from handovers(each)
+    elif isinstance(node.value, str) and HANDOVER.fullmatch(node.value):
+        yield node

@@ -41,7 +41,7 @@ class Corpus:
         if self.kind is not LABELS or len(prompts) != 1:
             return None
         return (
-            f"{self.data.train}: all {len(self.train)} training rows have one prompt, so no "
+            f"{self.data.named}: all {len(self.train)} training rows have one prompt, so no "
             "completion can follow the prompt of another row, and the KL that labels are weighed "
             "against (z0) cannot be estimated: add rows with other prompts"
         )
@@ -81,9 +81,9 @@ def read_corpus(data: DataConfig, kind: Kind, tokenizer: Any) -> Corpus:
     encoder = Encoder(tokenizer, data)
     conversion = conversion_for(kind, data.convert)
     read_as = named(conversion.reads) if conversion else kind
-    table = open_table(data.train, read_as)
-    train = load(data.train, table.train, kind, encoder, data)
-    name, apart = f"{data.train} (held out)", table.held_out
+    table = open_table(data.named, read_as)
+    train = load(data.named, table.train, kind, encoder, data)
+    name, apart = f"{data.named} (held out)", table.held_out
     if data.eval is not None:
         other = open_table(data.eval, read_as)
         name, apart = data.eval, other.train if other.held_out is None else other.held_out

@@ -56,7 +56,7 @@ class RolloutSource(Source[RolloutsConfig]):
                 f"{setting.group} completions (rollout.group): choose a multiple"
             )
         assert setting.engine is not None
-        self.setting = setting
+        self.setting, self.unit = setting, setting.group
         self.engine, self.rewards = setting.engine, setting.rewards
         self.corpus = read_corpus(setting.data, PROMPTS, setting.tokenizer)
         self.corpus.check()

@@ -107,14 +107,14 @@ class StreamSource(Source[StreamConfig]):
     def describe(self) -> Mapping[str, Any]:
         account = (self._account or self._tally).as_json()
         told = [
-            f"{self._data.train}: {text}: {count} (counted in chunks of {CHUNK} rows)"
+            f"{self._data.named}: {text}: {count} (counted in chunks of {CHUNK} rows)"
             for text, count in account["warnings"].items()
         ]
         held_out = self._evaluation
         if held_out is None:
             told.append("no rows are held out, so nothing is evaluated: a stream needs data.eval")
         return {
-            "name": self._data.train,
+            "name": self._data.named,
             "kind": self._kind.name,
             **account,
             "warnings": told,
@@ -156,7 +156,7 @@ class StreamSource(Source[StreamConfig]):
         self._buffer = []
         self._read = ""
         self._tally = Tally()
-        self._rows = iter(open_table(self._data.train, self._kind, streaming=True).train)
+        self._rows = iter(open_table(self._data.named, self._kind, streaming=True).train)
 
     def _drawn_rows(self, count: int) -> list[Kept]:
         """The next rows of the epoch; fewer at its end, none after it."""
@@ -186,7 +186,7 @@ class StreamSource(Source[StreamConfig]):
         self._chunks += 1
         self._tally.add(loaded.report)
         self._tally.complete = len(rows) < CHUNK or self._taken == limit
-        fault = self._tally.fault(self._data.train, self._kind.name, self._data.max_dropped)
+        fault = self._tally.fault(self._data.named, self._kind.name, self._data.max_dropped)
         if fault:
             raise UserError(fault)
 
@@ -225,7 +225,7 @@ class StreamSource(Source[StreamConfig]):
         return rows
 
     def _load(self, rows: Sequence[Row | Dropped]) -> Loaded:
-        return load(self._data.train, rows, self._kind, self._encoder, self._data)
+        return load(self._data.named, rows, self._kind, self._encoder, self._data)
 
     def _read_evaluation(self) -> Loaded | None:
         name = self._data.eval
@@ -240,14 +240,14 @@ class StreamSource(Source[StreamConfig]):
         return loaded
 
     def _changed(self) -> str:
-        return f"{self._data.train}: the data is not what this run was trained on so far"
+        return f"{self._data.named}: the data is not what this run was trained on so far"
 
     def _batch(self, rows: Sequence[Kept]) -> Batch:
         others = chain((one.row for one in self._buffer), self._spare)
         try:
             batch = self._kind.stack([row.tokens for row in rows], (row.tokens for row in others))
         except ValueError as error:
-            raise UserError(f"{self._data.train}: {error}: add rows with other prompts") from error
+            raise UserError(f"{self._data.named}: {error}: add rows with other prompts") from error
         return replace(batch, row_N=torch.tensor([row.row for row in rows]))
 
 

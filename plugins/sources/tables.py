@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from trimtab.core.errors import UserError, suggestion
+from trimtab.core.finish import made_data
 from trimtab.plugins.sources import rotten_tomatoes
 from trimtab.plugins.sources.files import READERS, read_file
 from trimtab.plugins.sources.kinds import Kind, guessed
@@ -33,7 +34,7 @@ def open_table(name: str, kind: Kind | None = None, *, streaming: bool = False) 
         return rotten_tomatoes.table(view or (kind.name if kind else "pairs"))
     path = Path(name).expanduser()
     if path.is_dir():
-        return _saved(path) or _folder(path)
+        return _saved(path) or _folder(made_data(path) or path)
     if path.exists():
         return Table(read_file(path))
     match = _ID.fullmatch(name)

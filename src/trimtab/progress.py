@@ -61,8 +61,10 @@ class Display:
         stage = f"stage {run.name}: " if run.name else ""
         held = "" if file.model.quantization == "none" else f" in {file.model.quantization}"
         begun = f", from step {step}" if step else ""
+        what = file.objective or file.source
+        assert what is not None
         self._print(
-            f"{stage}{file.objective.name} on {file.data.train} with {file.model.name}{held}: "
+            f"{stage}{what.name} on {file.data.named} with {file.model.name}{held}: "
             f"{steps} steps of {file.train.rows} rows{begun}, in {run.directory.path}"
         )
         self.steps = steps

@@ -108,7 +108,7 @@ def _annotated(file: str, columns: dict[str, str]) -> tuple[str, dict[str, str]]
     if not _is_run_file(file):
         return file, columns
     sections = [stage.run.data for stage in load_run_file(Path(file), (), Plugins()).stages]
-    names = list(dict.fromkeys(section.train for section in sections))
+    names = list(dict.fromkeys(table for section in sections for table in section.tables))
     if len(names) > 1:
         raise UserError(f"{file}: its stages read {', '.join(names)}: name one of them")
     return names[0], {**sections[0].columns, **columns}
@@ -151,6 +151,8 @@ def _of_run_file(path: Path) -> list[Corpus]:
     found: list[Corpus] = []
     for stage in load_run_file(path, (), plugins).stages:
         run = stage.run
+        if run.objective is None:
+            continue
         kind = kind_of(getattr(plugins.find("objective", run.objective.name), "data", Batch))
         if kind is not None:
             found.append(_corpus(run.data, kind, run.model))

@@ -15,5 +15,7 @@ def validate(file: RunFileArgument, overrides: Overrides = None) -> None:
     for stage in plan.stages:
         name = f"{stage.name}: " if stage.name else ""
         run = stage.run
-        typer.echo(f"{name}{run.objective.name} on {run.data.train}, from {run.model.name}")
+        what = run.objective or run.source
+        assert what is not None
+        typer.echo(f"{name}{what.name} on {run.data.named}, from {run.model.name}")
     typer.echo(f"{file} is valid")

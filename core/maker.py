@@ -1,0 +1,76 @@
+"""The contract of what makes a data set: the source of a stage that has no objective."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Generic
+
+from typing_extensions import TypeVar
+
+from trimtab.core.batches import Batch
+from trimtab.core.options import Config
+from trimtab.core.policy import Policy
+from trimtab.core.source import Setting
+
+C = TypeVar("C", bound=Config, default=Any)
+
+
+@dataclass(frozen=True)
+class Made:
+    """What one step made."""
+
+    rows: Sequence[Mapping[str, Any]]
+    """In a standard format: ``prompt`` with ``completion``; ``chosen`` and ``rejected``;
+    ``responses`` and ``scores``; and any other columns."""
+
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    samples: Sequence[Mapping[str, Any]] = ()
+    """What was sampled and judged, for ``samples.jsonl``."""
+
+    notes: Sequence[str] = ()
+    """What the user should know."""
+
+
+class Maker(ABC, Generic[C]):
+    """Makes a data set in steps. Selected by ``source: {name: ...}``, like sources.
+
+    A step's rows depend on its number, on the run file and on the policy, and on nothing that an
+    earlier step left behind: the rows of finished steps are on the disk, and a run that was killed
+    goes on with the next. ``finish`` sees all of them.
+    """
+
+    name: ClassVar[str]
+    options: ClassVar[type[Config]]
+
+    samples: ClassVar[bool] = False
+    """Does it sample from the policy? Otherwise no model is loaded, unless a reward wants one."""
+
+    def __init__(self, config: C) -> None:
+        self.config = config
+
+    @classmethod
+    def serves(cls, batch: type[Batch]) -> bool:
+        """It makes no batches."""
+        return False
+
+    @abstractmethod
+    def open(self, setting: Setting) -> None:
+        """Read what there is to read. Raises ``UserError`` with every fault of it."""
+
+    @abstractmethod
+    def steps(self, rows: int) -> int:
+        """How many steps it takes, so many rows at a time, to go through the data once."""
+
+    @abstractmethod
+    def make(self, policy: Policy | None, step: int, rows: int) -> Made:
+        """What step number ``step`` makes, counted from 0."""
+
+    def finish(self, rows: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
+        """The data set, given the rows of all steps in their order: a choice among them, say."""
+        return rows
+
+    def describe(self) -> Mapping[str, Any]:
+        """What was read, kept and dropped, as JSON for the run directory."""
+        return {}
