@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pluggy
+
+if TYPE_CHECKING:
+    from trimtab.core.runfile import Plan
 
 hookspec = pluggy.HookspecMarker("trimtab")
 hookimpl = pluggy.HookimplMarker("trimtab")
@@ -52,6 +56,18 @@ def execute_run(run: Any) -> Any:
 
     Wrap it (``hookimpl(wrapper=True)``) to profile; answer it to launch the run elsewhere.
     """
+
+
+@hookspec
+def pipeline_started(home: Path, plan: Plan, kept: Sequence[str]) -> None:
+    """Observe a file of several stages that is about to run, and which of them are kept as they
+    are. Return nothing."""
+
+
+@hookspec
+def pipeline_ended(home: Path, summary: Mapping[str, Any]) -> None:
+    """Observe the end of the last stage: what ``summary.json`` in the home holds.
+    Return nothing."""
 
 
 @hookspec
