@@ -219,6 +219,10 @@ class Pairs(Batch):
     preference_N: Tensor | None = None
     """P(chosen is really better), in [0.5, 1]; None where the labels are hard."""
 
+    sample_N2: Tensor | None = None
+    """Where both were sampled: the numbers of the chosen and of the rejected completion, which the
+    source gives to no other; they find the texts."""
+
 
 @dataclass(frozen=True)
 class Ranked(Batch):

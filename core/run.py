@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from trimtab.core.bases import Bases
-from trimtab.core.batches import Batch
+from trimtab.core.batches import Batch, Rollouts
 from trimtab.core.build import Parts, Registry, build
 from trimtab.core.config import RunFile
 from trimtab.core.errors import RunError
@@ -212,7 +212,9 @@ class Training:
             self.run.note(text)
         batch = flight.streams["batch"] if flight.streams else None
         taken, step = self.parts.source.samples(batch), flight.number + 1
-        columns = by_row(batch, self.parts.objective.shown) if taken and batch is not None else []
+        columns: list[dict[str, float]] = []
+        if taken and isinstance(batch, Rollouts):
+            columns = by_row(batch, self.parts.objective.shown)
         columns += [{}] * (len(taken) - len(columns))
         samples = [
             {"step": step, **sample, **prepared, "held_out": False}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic
 
 from typing_extensions import TypeVar
@@ -50,6 +51,9 @@ class Setting:
 
     judge: Judge | None = None
     """Compares or scores what was generated; None where the run file has none."""
+
+    directory: Path | None = None
+    """Of the run, for what the user is to see and to fill in; None where there is none."""
 
     processes: Processes = field(default_factory=Processes)
     shared: dict[str, Any] = field(default_factory=dict)
@@ -118,7 +122,8 @@ class Source(ABC, Generic[C]):
     def samples(self, batch: Batch | None) -> Sequence[Mapping[str, Any]]:
         """What was collected since the last call, as JSON for ``samples.jsonl``; may be none.
 
-        First each row of the batch that is trained on, if there is one, then what is not in it.
+        First what is in the batch that is trained on, if there is one, then what is not in it. Of
+        ``Rollouts`` each row is one of them, in the order of the rows.
         """
         return ()
 

@@ -46,6 +46,7 @@ BUILTIN = (
     "trimtab.plugins.sources.dataset",
     "trimtab.plugins.sources.stream",
     "trimtab.plugins.sources.rollouts",
+    "trimtab.plugins.sources.rollout_pairs",
     "trimtab.plugins.engines.transformers",
     "trimtab.plugins.rewards.classifier",
     "trimtab.plugins.rewards.function",
