@@ -2,7 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from pydantic import BaseModel, ConfigDict
+
+
+@dataclass(frozen=True)
+class OfKind:
+    """Marks an option that selects a plugin: ``Annotated[Selected | None, OfKind("objective")]``.
+
+    The options beside its name are then checked, described and completed as the plugin's own.
+    """
+
+    kind: str
 
 
 class LocalPath:

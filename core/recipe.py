@@ -9,12 +9,23 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic
 
 from typing_extensions import TypeVar
 
+from trimtab.core.config import Selected
+from trimtab.core.errors import UserError
 from trimtab.core.options import Config
 
 if TYPE_CHECKING:
     from trimtab.core.batches import Batch
 
 C = TypeVar("C", bound=Config, default=Any)
+
+
+class OptionError(UserError):
+    """An option of a recipe does not fit what is around. It is told where the option stands."""
+
+    def __init__(self, option: str, message: str) -> None:
+        super().__init__(message)
+        self.option = option
+        """Its dotted path among the recipe's options: ``reward_model.objective``."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +42,49 @@ class Around:
     the_one: Callable[[type[Batch]], str]
     """The name of the only built-in objective that learns from such rows; ``UserError`` where
     there are several, or none."""
+
+    def section(self, name: str) -> dict[str, Any]:
+        """A copy of a section; empty where there is none."""
+        return dict(self.sections.get(name) or {})
+
+    @property
+    def rewards(self) -> list[dict[str, Any]]:
+        """A copy of the section ``reward``."""
+        return [dict(reward) for reward in self.sections.get("reward") or ()]
+
+    @property
+    def seed(self) -> int:
+        """``train.seed``."""
+        return int(self.section("train").get("seed", 0))
+
+    def objective(
+        self, chosen: Selected | None, *kinds: type[Batch], option: str = "optimizer"
+    ) -> dict[str, Any]:
+        """The section ``objective`` that a user's choice makes.
+
+        None chooses the one that learns from the first of ``kinds``. ``OptionError`` where what
+        was chosen learns from none of them.
+        """
+        if chosen is None:
+            return {"name": self._default(kinds[0], option)}
+        try:
+            learns_from = self.learns_from(chosen.name)
+        except UserError as error:
+            raise OptionError(f"{option}.name", str(error)) from error
+        if learns_from not in kinds:
+            wanted = " or ".join(kind.__name__ for kind in kinds)
+            raise OptionError(
+                option,
+                f"{chosen.name!r} learns from {learns_from.__name__}, and what this recipe gives "
+                f"it are {wanted}",
+            )
+        return chosen.model_dump(mode="json")
+
+    def _default(self, kind: type[Batch], option: str) -> str:
+        try:
+            return self.the_one(kind)
+        except UserError as error:
+            raise OptionError(option, str(error)) from error
 
 
 @dataclass(frozen=True)
@@ -64,5 +118,6 @@ class Recipe(ABC, Generic[C]):
     def expand(self, around: Around) -> Sequence[Part]:
         """The parts, in their order; at least one. Pure: it reads no file and asks no clock.
 
-        Raises ``UserError`` where the options do not fit what is around.
+        Raises ``UserError`` where the options do not fit what is around; an ``OptionError`` is
+        told where the option stands.
         """
