@@ -121,16 +121,22 @@ class MakingParts:
     tokenizer: Any
     maker: Maker
     steps: int
+    an_epoch: int
+    """Steps that go through the data once."""
+
     rewards: Rewards | None = None
 
 
 def build_maker(
-    file: RunFile, registry: Registry, processes: Processes, bases: Bases | None = None
+    file: RunFile,
+    registry: Registry,
+    processes: Processes,
+    bases: Bases | None = None,
+    directory: Path | None = None,
 ) -> MakingParts:
     """Everything that a run file without an objective names."""
     assert file.source is not None
     tokenizer = load_tokenizer(file.model.name, trust_remote_code=file.model.trust_remote_code)
-    rewards = _rewards(file, registry)
     engine: Engine = _made(registry, "engine", file.rollout.engine)
     maker = _made(registry, "source", file.source)
     if not isinstance(maker, Maker):
@@ -138,6 +144,9 @@ def build_maker(
             f"the source {file.source.name!r} gives rows to train on, and makes no data set: "
             "name an objective"
         )
+    rewards = _rewards(file, registry) if maker.scores else None
+    if rewards is not None:
+        _check_stateless(file)
     setting = Setting(
         batch=Batch,
         data=file.data,
@@ -145,11 +154,12 @@ def build_maker(
         seed=file.train.seed,
         rollout=file.rollout,
         rows=file.train.rows,
-        group=file.rollout.group or 1,
+        group=file.rollout.group or maker.group,
         engine=engine,
         rewards=rewards,
         processes=processes,
         judge=_judge(file, registry),
+        directory=directory,
     )
     maker.open(setting)
     model = _sampled_from(file, rewards, bases or Bases()) if maker.samples or rewards else None
@@ -160,7 +170,19 @@ def build_maker(
         engine.open(EngineSetting(file.model, model, tokenizer, stops))
     an_epoch = maker.steps(file.train.rows)
     steps = file.train.steps or an_epoch * (file.train.epochs or 1)
-    return MakingParts(model, tokenizer, maker, steps, rewards)
+    if not maker.renewed:
+        steps = min(steps, an_epoch)
+    return MakingParts(model, tokenizer, maker, steps, an_epoch, rewards)
+
+
+def _check_stateless(file: RunFile) -> None:
+    """A step that makes rows knows nothing of earlier ones, and a running mean would."""
+    for reward in file.reward:
+        if reward.standardize:
+            raise UserError(
+                f"reward {reward.label or reward.name}: standardize takes off the running mean of "
+                "a training, and a stage that makes a data set has none: set it to false there"
+            )
 
 
 def _sampled_from(file: RunFile, rewards: Rewards | None, bases: Bases) -> LanguageModel:

@@ -19,7 +19,7 @@ C = TypeVar("C", bound=Config, default=Any)
 
 @dataclass(frozen=True)
 class Made:
-    """What one step made."""
+    """What one step made. All of it is JSON."""
 
     rows: Sequence[Mapping[str, Any]]
     """In a standard format: ``prompt`` with ``completion``; ``chosen`` and ``rejected``;
@@ -32,13 +32,26 @@ class Made:
     notes: Sequence[str] = ()
     """What the user should know."""
 
+    read: int = 0
+    """Rows of the data that the step went through: those of which something was made, and
+    ``dropped``."""
+
+    dropped: Sequence[Mapping[str, Any]] = ()
+    """Each row of which nothing was made: ``row``, its number as the user counts, and
+    ``reason``."""
+
+    counts: Mapping[str, int] = field(default_factory=dict)
+    """Of whatever else is counted, such as completions left out by reason; added up over the
+    steps."""
+
 
 class Maker(ABC, Generic[C]):
     """Makes a data set in steps. Selected by ``source: {name: ...}``, like sources.
 
     A step's rows depend on its number, on the run file and on the policy, and on nothing that an
     earlier step left behind: the rows of finished steps are on the disk, and a run that was killed
-    goes on with the next. ``finish`` sees all of them.
+    goes on with the next. Every process of a run calls ``make`` alike and gets the same rows;
+    ``finish`` is called in the main process, and sees all of them.
     """
 
     name: ClassVar[str]
@@ -47,6 +60,12 @@ class Maker(ABC, Generic[C]):
     samples: ClassVar[bool] = False
     """Does it sample from the policy? Otherwise no model is loaded, unless a reward wants one."""
 
+    renewed: ClassVar[bool] = False
+    """Does going through the data once more make other rows? Otherwise once is all there is."""
+
+    group: ClassVar[int] = 1
+    """Completions of each prompt, where ``rollout.group`` does not say."""
+
     def __init__(self, config: C) -> None:
         self.config = config
 
@@ -54,6 +73,11 @@ class Maker(ABC, Generic[C]):
     def serves(cls, batch: type[Batch]) -> bool:
         """It makes no batches."""
         return False
+
+    @property
+    def scores(self) -> bool:
+        """Does it ask the run's rewards, with these options? Otherwise none is opened."""
+        return True
 
     @abstractmethod
     def open(self, setting: Setting) -> None:
@@ -72,5 +96,8 @@ class Maker(ABC, Generic[C]):
         return rows
 
     def describe(self) -> Mapping[str, Any]:
-        """What was read, kept and dropped, as JSON for the run directory."""
+        """What was read and what is made of it, as JSON for the run directory.
+
+        It is asked again after ``finish``, and must not depend on which steps this process made.
+        """
         return {}

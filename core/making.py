@@ -2,95 +2,191 @@
 
 from __future__ import annotations
 
-import json
+import hashlib
 import time
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trimtab.core.build import build_maker
-from trimtab.core.files import to_json, write_atomically, write_json
-from trimtab.core.finish import DATA, TRAIN
-from trimtab.core.maker import Made, Maker
+from trimtab.core.build import MakingParts, build_maker
+from trimtab.core.data_card import data_card
+from trimtab.core.errors import UserError
+from trimtab.core.files import read_json, remove, to_json, write_atomically, write_json
+from trimtab.core.finish import DATA, TRAIN, made_data, write_whole
+from trimtab.core.maker import Made
 from trimtab.core.signals import Stopped
 
 if TYPE_CHECKING:
-    from trimtab.core.lm import LanguageModel
     from trimtab.core.run import Run
 
 STEPS = "made"
-"""The folder of what each step made; a file in it is whole."""
+"""The folder of what each step made; a file in it is whole. It is gone when ``data/`` is there."""
+
+Rows = Sequence[Mapping[str, Any]]
 
 
 @dataclass
 class Making:
-    """A run without an objective, under way."""
+    """A run without an objective, under way.
+
+    A step appends to the logs, and then writes its file, with its rows, its account and the
+    position in each log. After a death the logs are cut back to the last file's positions.
+    """
 
     run: Run
-    maker: Maker[Any]
-    model: LanguageModel | None
-    steps: int
+    parts: MakingParts
     step: int
     """Steps that are done."""
+
+    over: bool
+    """Is the data set whole already?"""
 
     @classmethod
     def begin(cls, run: Run) -> Making:
         """Build the parts, and find the first step that is not on the disk."""
-        parts = build_maker(run.file, run.registry, run.processes, run.bases)
+        parts = build_maker(run.file, run.registry, run.processes, run.bases, run.directory.path)
+        making = cls(run, parts, 0, False)
+        done, over = run.processes.gather(making._stands())[0]
+        making.step, making.over = (parts.steps if over else min(done, parts.steps)), over
+        if over:
+            return making
         run.log_data(parts.maker.describe())
-        folder = run.directory.path / STEPS
-        folder.mkdir(exist_ok=True)
-        making = cls(run, parts.maker, parts.model, parts.steps, 0)
-        while making._file(making.step).is_file():
-            making.step += 1
+        making._go_on()
         return making
 
     def to_the_end(self) -> None:
         """All the steps that are left, then the data set."""
         run = self.run
         if run.processes.main:
-            run.registry.hook.run_started(run=run, step=self.step, steps=self.steps)
-        while self.step < self.steps:
-            if asked := run.asked():
-                raise Stopped(
-                    asked,
-                    f"stopped after step {self.step} of {self.steps}; go on with: "
-                    f"trimtab resume {run.directory.path}",
-                )
+            run.registry.hook.run_started(run=run, step=self.step, steps=self.parts.steps)
+        while not self.over and self.step < self.parts.steps:
+            self._stop_if_asked()
             self._step()
-        rows = [row for step in range(self.steps) for row in self._made(step)]
-        chosen = self.maker.finish(rows)
-        if run.processes.main:
-            folder = run.directory.path / DATA
-            folder.mkdir(exist_ok=True)
-            write_json(run.directory.path / "data.json", dict(self.maker.describe()))
-            write_atomically(folder / TRAIN, _lines(chosen))
+        self._stop_if_asked()
+        if run.processes.main and not self.over:
+            self._write_results()
+
+    def _stands(self) -> tuple[int, bool]:
+        """How many steps are on the disk; and whether the data set is, which comes last."""
+        folder = self.run.directory.path / STEPS
+        if not folder.is_dir() and made_data(self.run.directory.path) is not None:
+            return 0, True
+        done = 0
+        while self._path(done).is_file():
+            done += 1
+        return done, False
+
+    def _go_on(self) -> None:
+        """Cut the logs back to what the finished steps wrote. ``UserError`` for other data."""
+        if not self.step:
+            self.run.rewind({})
+            steps, all_of_it = self.parts.steps, self.parts.an_epoch
+            if steps < all_of_it:
+                self.run.note(f"{steps} of the {all_of_it} steps that go through all of the data")
+            return
+        last = self._file(self.step - 1)
+        if last["about"] != self._about():
+            raise UserError(
+                "the data is not what the finished steps of this run were made from: put it back, "
+                "or start a new run"
+            )
+        self.run.rewind(last["logs"])
+
+    def _about(self) -> str:
+        """What tells the data that is gone through from all other."""
+        described = to_json(self.parts.maker.describe())
+        return hashlib.sha256(described.encode()).hexdigest()[:16]
+
+    def _stop_if_asked(self) -> None:
+        if asked := self.run.asked():
+            raise Stopped(
+                asked,
+                f"stopped after step {self.step} of {self.parts.steps}; go on with: "
+                f"trimtab resume {self.run.directory.path}",
+            )
 
     def _step(self) -> None:
         run, began = self.run, time.monotonic()
-        made: Made = self.maker.make(self.model, self.step, run.file.train.rows)
+        made = self.parts.maker.make(self.parts.model, self.step, run.file.train.rows)
         for text in made.notes:
             run.note(text)
         metrics = {"seconds": time.monotonic() - began, "rows": float(len(made.rows))}
-        metrics |= {"tokens": 0.0, **made.metrics}
+        record = {"step": self.step + 1, "tokens": 0.0, **metrics, **made.metrics}
+        samples = [{"step": self.step + 1, **one, "held_out": False} for one in made.samples]
         if run.processes.main:
-            write_atomically(self._file(self.step), _lines(made.rows))
+            run.log("metrics", record)
+            for sample in samples:
+                run.log("samples", sample)
+            self._keep(made)
+            run.directory.set_state("running", self.step + 1)
         run.processes.wait()
         self.step += 1
-        record = {"step": self.step, **metrics}
-        run.log("metrics", record)
-        for sample in made.samples:
-            run.log("samples", {"step": self.step, **sample, "held_out": False})
         if run.processes.main:
-            run.registry.hook.step_ended(run=run, step=self.step, metrics=record)
+            hook = run.registry.hook
+            if samples:
+                hook.sampled(run=run, step=self.step, samples=samples)
+            hook.step_ended(run=run, step=self.step, metrics=record)
 
-    def _file(self, step: int) -> Path:
-        return self.run.directory.path / STEPS / f"{step:06}.jsonl"
+    def _keep(self, made: Made) -> None:
+        """Write a step's file."""
+        folder = self.run.directory.path / STEPS
+        folder.mkdir(exist_ok=True)
+        whole = {
+            "rows": list(made.rows),
+            "read": made.read,
+            "dropped": list(made.dropped),
+            "counts": dict(made.counts),
+            "about": self._about(),
+            "logs": self.run.directory.positions(),
+        }
+        write_atomically(self._path(self.step), to_json(whole) + "\n")
 
-    def _made(self, step: int) -> list[Mapping[str, Any]]:
-        return [json.loads(line) for line in self._file(step).read_text("utf-8").splitlines()]
+    def _path(self, step: int) -> Path:
+        return self.run.directory.path / STEPS / f"{step:06}.json"
+
+    def _file(self, step: int) -> Any:
+        return read_json(self._path(step))
+
+    def _write_results(self) -> None:
+        """``data.json``, ``README.md`` and then ``data/``, each whole or absent.
+
+        The files of the steps go last, so what is not there is made again from them.
+        """
+        home, maker = self.run.directory.path, self.parts.maker
+        files = [self._file(step) for step in range(self.parts.steps)]
+        chosen = list(maker.finish([row for file in files for row in file["rows"]]))
+        account = {**maker.describe(), "made": _account(files, chosen)}
+        write_json(home / "data.json", account)
+        write_atomically(home / "README.md", data_card(self.run, account, chosen))
+        write_whole(home / DATA, lambda folder: _write_rows(folder, chosen))
+        if (home / STEPS).is_dir():
+            remove(home / STEPS)
 
 
-def _lines(rows: Sequence[Mapping[str, Any]]) -> str:
-    return "".join(to_json(row) + "\n" for row in rows)
+def _write_rows(folder: Path, rows: Rows) -> None:
+    folder.mkdir()
+    (folder / TRAIN).write_text("".join(_lines(rows)), encoding="utf-8")
+
+
+def _lines(rows: Rows) -> Iterator[str]:
+    for row in rows:
+        yield to_json(row) + "\n"
+
+
+def _account(files: Sequence[Mapping[str, Any]], chosen: Rows) -> dict[str, Any]:
+    """``read`` is ``used`` + the number of ``dropped``; ``made`` rows came of those used, and
+    ``written`` is what the data set holds."""
+    dropped = [row for file in files for row in file["dropped"]]
+    counts = sum((Counter(file["counts"]) for file in files), Counter())
+    read = sum(file["read"] for file in files)
+    return {
+        "steps": len(files),
+        "read": read,
+        "used": read - len(dropped),
+        "dropped": dropped,
+        "made": sum(len(file["rows"]) for file in files),
+        "written": len(chosen),
+        **({"counts": dict(sorted(counts.items()))} if counts else {}),
+    }
