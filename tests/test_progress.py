@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import io
+import json
 
 import pytest
 from rich.console import Console
 
-from trimtab.core.config import RunFile
+from trimtab.core.config import RunFile, Selected
 from trimtab.core.evaluation import Evaluation
 from trimtab.core.measures import Measure
 from trimtab.core.run import Run
 from trimtab.core.rundir import RunDirectory
+from trimtab.core.runfile import Plan, Stage
 from trimtab.plugins.registry import Plugins
-from trimtab.progress import Display, clock
-from trimtab.shown import ranked
+from trimtab.progress import Display
+from trimtab.shown import plain, ranked
+from trimtab.summary import clock
 
 SYSTEM = "system\nYou are kind\nuser\n"
 MEASURE = {"value": 0.5, "low": 0.25, "high": 0.75, "n": 4}
@@ -93,6 +96,122 @@ def test_a_run_that_did_not_finish_shows_no_result(run):
     assert shown(plain) == ""
 
 
+SUMMARY = {
+    "stages": [
+        {
+            "name": name,
+            "what": what,
+            "state": "finished",
+            "kept": name == "zeroth",
+            "steps": 9,
+            "seconds": 12.0,
+            "peak_memory_mb": 800.0,
+            "result": f"stages/{name}/{folder}",
+            "measures": {"loss": {"before": MEASURE, "after": MEASURE}},
+        }
+        for name, what, folder in (
+            ("zeroth", "earlier", "adapter"),
+            ("made", "candidates", "data"),
+            ("first", "any", "adapter"),
+        )
+    ]
+}
+
+
+def pipeline(display: Display, run: Run, end: str = "finished") -> None:
+    """A kept stage, one that makes a data set, and the run."""
+    making = RunFile.model_validate(
+        {"data": {"train": "rows.jsonl"}, "source": {"name": "candidates"}}
+    )
+    home = run.directory.path.parent
+    maker = Run(making, RunDirectory.create(home / "made", "", "", {}), run.registry, name="made")
+    zeroth = run.file.model_copy(update={"objective": Selected(name="earlier")})
+    stages = (Stage("zeroth", zeroth), Stage("made", making), Stage("first", run.file))
+    with display:
+        display.pipeline_started(home, Plan(home / "run.yaml", "", stages), ["zeroth"])
+        display.run_started(maker, 0, 2)
+        for step in (1, 2):
+            display.step_ended(maker, step, {"seconds": 2.0, "rows": 5.0, "tokens": 0.0})
+        display.run_ended(maker, "finished")
+        steps(display, run)
+        display.run_ended(run, end)
+        if end == "finished":
+            display.pipeline_ended(home, SUMMARY)
+
+
+def test_plain_lines_say_which_stage_of_how_many_they_are_about(run):
+    plain = display(terminal=False, width=200)
+    pipeline(plain, run)
+    home = run.directory.path.parent
+    lines = shown(plain).splitlines()
+    assert lines[:5] == [
+        f"3 stages in {home}: zeroth (kept), made, first",
+        "stage 2/3 made: candidates makes a data set of rows.jsonl: "
+        f"2 steps of 32 rows, in {home / 'made'}",
+        "stage 2/3  step 1/2  rows 5  2.5 rows/s  0:02 left",
+        "stage 2/3  step 2/2  rows 5  2.5 rows/s  0:00 left",
+        "stage 2/3 made finished in 0:00",
+    ]
+    assert lines[5].startswith("stage 3/3 first: any on rows.jsonl with ")
+    assert "stage 3/3  step 9/9  loss 0.1111  50 tokens/s  0:00 left" in lines
+    assert "loss       0.5 [0.25, 0.75]   0.5 [0.25, 0.75]" in lines
+    head = next(n for n, line in enumerate(lines) if line.startswith("stage    what"))
+    assert lines[head + 1].split() == [
+        *("zeroth", "earlier,", "kept", "9", "0:12", "800", "MB", "loss", "0.5", "[0.25,", "0.75]")
+    ]
+
+
+def test_all_stages_stand_in_one_view_on_a_terminal(run):
+    terminal = display(terminal=True, width=120)
+    home = run.directory.path.parent
+    pipeline(terminal, run)
+    text = shown(terminal)
+    views = text.split("zeroth  earlier     kept")
+    assert len(views) > 10 and "made    candidates  starting" in views[1]
+    assert "first   any         waiting" in views[1]
+    last = views[-1]
+    assert "made    candidates  finished  2/2  in 0:00" in last
+    assert "first   any         finished  9/9  in 0:00   loss 0.5" in last
+    assert last.index("first   any") < last.index("┃ stage") < last.index(f"made in {home}: ")
+    assert text.count("┃ stage") == 1 and terminal.live is None
+
+
+def test_a_pipeline_that_stops_leaves_the_list_and_a_usable_terminal(run):
+    terminal = display(terminal=True, width=120)
+    pipeline(terminal, run, "stopped")
+    text = shown(terminal)
+    assert "first   any         stopped  9/9" in text and "┃ stage" not in text
+    assert text.endswith("\x1b[?25h") and terminal.live is None
+
+
+def test_an_error_between_two_stages_leaves_a_usable_terminal(run):
+    terminal = display(terminal=True, width=120)
+    plan = Plan(run.directory.path, "", (Stage("first", run.file), Stage("second", run.file)))
+    with pytest.raises(RuntimeError), terminal:
+        terminal.pipeline_started(run.directory.path, plan, [])
+        raise RuntimeError
+    assert shown(terminal).endswith("\x1b[?25h") and terminal.live is None
+
+
+def test_what_fails_before_its_first_step_is_not_taken_for_the_stage_before_it(run):
+    terminal = display(terminal=True, width=120)
+    plan = Plan(run.directory.path, "", (Stage("zeroth", run.file), Stage("first", run.file)))
+    terminal.pipeline_started(run.directory.path, plan, ["zeroth"])
+    terminal.run_ended(run, "failed")
+    last = shown(terminal).split("zeroth  any  ")[-1]
+    assert last.startswith("kept") and "first   any  failed" in last
+
+
+def test_a_watch_says_which_step_was_best(run):
+    watch = {"reward": "gold", "best": 12, "stopped": 18, "why": "proxy up, gold down"}
+    (run.directory.path / "watch.json").write_text(json.dumps(watch))
+    plain = display(terminal=False)
+    steps(plain, run)
+    plain.run_ended(run, "finished")
+    said = "best by gold: step 12; stopped at 18 (proxy up, gold down)"
+    assert shown(plain).endswith(f"\n\n{said}\n")
+
+
 def test_clock():
     assert [clock(s) for s in (0, 59.6, 3599, 3600)] == ["0:00", "1:00", "59:59", "1:00:00"]
 
@@ -168,3 +287,11 @@ def test_as_many_samples_are_shown_as_there_are(count):
 def test_a_single_part_that_is_the_reward_is_not_repeated():
     (only,) = ranked([{**sample(1.0, "Fair"), "parts": {"gold": 1.0}}])
     assert only.parts == {}
+
+
+def test_samples_that_no_reward_scored_are_shown_as_they_are():
+    samples = [{"prompt": "a", "completion": text} for text in "wxyz"]
+    assert [(each.place, each.reward, each.parts) for each in ranked(samples)] == [
+        ("", "", {})
+    ] * 3
+    assert list(plain(samples)) == [f"            a > {text}" for text in "wxy"]

@@ -15,7 +15,7 @@ from trimtab.core.probe import sharing_is_exact
 from trimtab.core.processes import Processes
 from trimtab.core.runfile import load
 from trimtab.plugins.registry import Plugins
-from trimtab.progress import clock
+from trimtab.summary import clock
 
 
 def dry_run(file: str | Path, overrides: Iterable[str]) -> Iterator[str]:

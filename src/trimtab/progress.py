@@ -5,18 +5,22 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, Self
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Console, Group
 from rich.live import Live
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 from rich.text import Text
 
+from trimtab import summary as summaries
 from trimtab.core.card import said
 from trimtab.core.hookspecs import hookimpl
 from trimtab.core.measures import Measure
+from trimtab.core.runfile import Plan
+from trimtab.overview import Overview, Stage, State
 from trimtab.shown import apart, cell, one_line, plain, table
+from trimtab.summary import changes, clock, told, watched
 
 SHOWN = 3
 """Samples that are shown, before and after."""
@@ -38,56 +42,77 @@ FIRST = (
 
 
 class Display:
-    """An observer of runs."""
+    """An observer of runs, and of the stages of a file."""
 
     def __init__(self, console: Console | None = None) -> None:
         self.console = console or Console(highlight=False)
-        self.bar: Progress | None = None
+        self.overview = Overview([])
+        self.stage = Stage("")
+        """The one that runs."""
+
         self.live: Live | None = None
-        self.below: list[RenderableType] = [Text()]
-        """What stands under the bar: what is said of the step, and a table of samples."""
+        self.said = ""
+        """Of the newest step."""
 
-        self.samples: Sequence[Mapping[str, Any]] = ()
-        """What the newest step sampled."""
+        self.samples: tuple[int, Sequence[Mapping[str, Any]]] = (0, ())
+        """What the newest step sampled, and its number."""
 
-        self.steps = 0
         self.recent: deque[Mapping[str, float]] = deque(maxlen=RECENT)
+        self.began = 0.0
         self.printed = 0.0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Leave the terminal as it was, whatever ended the runs."""
+        self._close()
+
+    @hookimpl
+    def pipeline_started(self, home: Path, plan: Plan, kept: Sequence[str]) -> None:
+        """List all the stages; the list stays until the last one has ended."""
+        self.overview = Overview.of(plan, kept)
+        self.overview.go_on()
+        stages = self.overview.stages
+        names = ", ".join(f"{s.name} (kept)" if s.state == "kept" else s.name for s in stages)
+        self._print(f"{len(stages)} stages in {home}: {names}")
+        self._open()
+
+    @hookimpl
+    def pipeline_ended(self, home: Path, summary: Mapping[str, Any]) -> None:
+        """One table of all the stages in place of the list."""
+        if self.live is not None:
+            self.live.transient = True
+        self._close()
+        self.overview = Overview([])
+        self._print("")
+        if self.console.is_terminal:
+            self.console.print(summaries.table(summary))
+        else:
+            self._print("\n".join(summaries.plain(summary)))
+        for line in summaries.notes(home, summary):
+            self._print(line)
 
     @hookimpl
     def run_started(self, run: Any, step: int, steps: int) -> None:
         """Say what is about to run."""
-        file = run.file
-        stage = f"stage {run.name}: " if run.name else ""
-        held = "" if file.model.quantization == "none" else f" in {file.model.quantization}"
-        begun = f", from step {step}" if step else ""
-        what = file.objective or file.source
-        assert what is not None
-        self._print(
-            f"{stage}{what.name} on {file.data.named} with {file.model.name}{held}: "
-            f"{steps} steps of {file.train.rows} rows{begun}, in {run.directory.path}"
-        )
-        self.steps = steps
+        known = self.overview.find(run.name)
+        if known is None:
+            known = Stage(run.name or "steps")
+            self.overview = Overview([known])
+        self.stage = known
+        known.state, known.step, known.steps = "running", step, steps
+        self.said, self.samples = "", (0, ())
         self.recent.clear()
-        self.below = [Text()]
-        if self.console.is_terminal:
-            self.bar = Progress(
-                TextColumn("{task.description}"),
-                BarColumn(),
-                MofNCompleteColumn(),
-                console=self.console,
-            )
-            self.bar.add_task(run.name or "steps", total=steps, completed=step)
-            self.live = Live(self.bar, console=self.console, auto_refresh=False)
-            self.live.start()
+        self.began = time.monotonic()
+        self._print(_headline(run, step, steps, self.overview.place(known) or "stage"))
+        self._open()
 
     @hookimpl
     def sampled(self, run: Any, step: int, samples: Sequence[Mapping[str, Any]]) -> None:
         """The best, the median and the worst under the bar; elsewhere, with the step's line."""
-        self.samples = samples
-        if self.live is not None and self.bar is not None:
-            self.below = [self.below[0], table(step, samples)]
-            self.live.update(Group(self.bar, *self.below), refresh=True)
+        self.samples = step, samples
+        self._refresh()
 
     @hookimpl
     def noted(self, run: Any, text: str) -> None:
@@ -98,22 +123,24 @@ class Display:
     def step_ended(self, run: Any, step: int, metrics: Mapping[str, float]) -> None:
         """Move the bar, or print a line at the start, at the end, and now and then."""
         self.recent.append(metrics)
+        stage, counted = self.stage, "rows" if run.file.objective is None else "tokens"
         seconds = sum(each["seconds"] for each in self.recent)
-        rate = sum(each["tokens"] for each in self.recent) / max(seconds, 1e-9)
-        left = seconds / len(self.recent) * (self.steps - step)
+        rate = sum(each[counted] for each in self.recent) / max(seconds, 1e-9)
+        left = seconds / len(self.recent) * (stage.steps - step)
         loss = f"loss {metrics['loss']:.4f}  " if "loss" in metrics else ""
+        made = f"rows {metrics['rows']:.0f}  " if counted == "rows" else ""
         others = "".join(f"{as_said} {metrics[n]:.4g}  " for n, as_said in STEP if n in metrics)
-        said = f"{loss}{others}{rate:.0f} tokens/s  {clock(left)} left"
-        if self.live is not None and self.bar is not None:
-            self.bar.update(self.bar.task_ids[0], completed=step)
-            self.below[0] = Text(said)
-            self.live.update(Group(self.bar, *self.below), refresh=True)
-        elif step in (1, self.steps) or time.monotonic() - self.printed > PAUSE:
+        throughput = f"{rate:.0f}" if rate >= 10 else f"{rate:.2g}"
+        self.said = f"{loss}{made}{others}{throughput} {counted}/s  {clock(left)} left"
+        stage.step = step
+        self._refresh()
+        due = step in (1, stage.steps) or time.monotonic() - self.printed > PAUSE
+        if not self.console.is_terminal and due:
             self.printed = time.monotonic()
-            self._print(f"step {step}/{self.steps}  {said}")
-            for line in plain(self.samples):
+            place = self.overview.place(stage)
+            self._print(f"{place}{'  ' if place else ''}step {step}/{stage.steps}  {self.said}")
+            for line in plain(self.samples[1]):
                 self._print(line)
-        self.samples = ()
 
     @hookimpl
     def evaluation_ended(self, run: Any, step: int, evaluation: Any) -> None:
@@ -125,16 +152,52 @@ class Display:
         self._print(f"held out at step {step}: {shown}")
 
     @hookimpl
-    def run_ended(self, run: Any, state: str) -> None:
+    def run_ended(self, run: Any, state: State) -> None:
         """Leave the terminal as it was; of a finished run, show what changed."""
-        if self.live is not None and self.bar is not None:
-            self.live.update(Group(self.bar, self.below[0]))
-            self.live.stop()
-            self.live = self.bar = None
-        if state == "finished" and (evaluations := run.directory.records("evals")):
+        staged = len(self.overview.stages) > 1
+        taken = clock(time.monotonic() - self.began)
+        stage = self.overview.find(run.name) or self.stage  # it may have failed before its start
+        stage.state, self.samples = state, (0, ())
+        evaluations = run.directory.records("evals") if state == "finished" else []
+        if staged and state == "finished":
+            what = told(changes(evaluations), intervals=False)
+            stage.said, self.said = "   ".join([f"in {taken}", *what]), ""
+            self.overview.go_on()
+            self._refresh()
+            if not self.console.is_terminal:
+                self._print(f"{self.overview.place(stage)} {run.name} finished in {taken}")
+        else:
+            self._close()
+        if evaluations:
             before, after = evaluations[0], evaluations[-1]
-            self._changes(before, after)
+            if not (staged and self.console.is_terminal):
+                self._changes(before, after)
             self._samples(run.directory.records("samples"), before["step"], after["step"])
+        if state == "finished" and not staged and (said := watched(run.directory.path)):
+            self._print(f"\n{said}")
+
+    def _open(self) -> None:
+        """Show the stages, on a terminal, below all that is printed."""
+        if self.console.is_terminal and self.live is None:
+            self.live = Live(self._view(), console=self.console, auto_refresh=False)
+            self.live.start()
+        self._refresh()
+
+    def _refresh(self) -> None:
+        if self.live is not None:
+            self.live.update(self._view(), refresh=True)
+
+    def _close(self) -> None:
+        """The list stays as it is now, without samples."""
+        if self.live is not None:
+            self.live.update(Group(self.overview.shown(), Text(self.said)))
+            self.live.stop()
+            self.live = None
+
+    def _view(self) -> Group:
+        step, samples = self.samples
+        below = [table(step, samples)] if samples else []
+        return Group(self.overview.shown(), Text(self.said), *below)
 
     def _changes(self, before: Mapping[str, Any], after: Mapping[str, Any]) -> None:
         """The held-out measures of the first evaluation and of the last, with intervals."""
@@ -174,11 +237,18 @@ class Display:
         self.console.print(text, markup=False, soft_wrap=True)
 
 
-def clock(seconds: float) -> str:
-    """``1:02:03``, or ``2:03`` below an hour."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+def _headline(run: Any, step: int, steps: int, place: str) -> str:
+    """What runs on what, and where."""
+    file = run.file
+    stage = f"{place} {run.name}: " if run.name else ""
+    begun = f", from step {step}" if step else ""
+    much = f"{steps} steps of {file.train.rows} rows{begun}, in {run.directory.path}"
+    if file.objective is None:
+        return f"{stage}{file.source.name} makes a data set of {file.data.named}: {much}"
+    held = "" if file.model.quantization == "none" else f" in {file.model.quantization}"
+    return (
+        f"{stage}{file.objective.name} on {file.data.named} with {file.model.name}{held}: {much}"
+    )
 
 
 def _first(measures: Mapping[str, Any]) -> Iterator[str]:

@@ -32,12 +32,13 @@ class Ranked(NamedTuple):
     @property
     def reward(self) -> str:
         """As text."""
-        return f"{self.sample['reward']:.4g}"
+        given = self.sample.get("reward")
+        return "" if given is None else f"{given:.4g}"
 
     @property
     def parts(self) -> dict[str, str]:
         """The reward's parts, where they say more than it does; then advantage and KL."""
-        parts = {name: _short(value) for name, value in self.sample["parts"].items()}
+        parts = {name: _short(value) for name, value in self.sample.get("parts", {}).items()}
         if list(parts.values()) == [self.reward]:
             parts = {}
         beside = {said: _short(self.sample[name]) for name, said in BESIDE if name in self.sample}
@@ -45,14 +46,16 @@ class Ranked(NamedTuple):
 
 
 def ranked(samples: Sequence[Sample]) -> list[Ranked]:
-    """The best, the median and the worst, as far as there are so many with a reward."""
+    """The best, the median and the worst, as far as there are so many with a reward.
+
+    Where no reward was asked, the first of them as they are.
+    """
     prompts = apart([sample["prompt"] for sample in samples])
+    both = list(zip(samples, prompts, strict=True))
+    if not any("reward" in sample for sample in samples):
+        return [Ranked("", *each) for each in both[:3]]
     scored = sorted(
-        (
-            (s, prompt)
-            for s, prompt in zip(samples, prompts, strict=True)
-            if s["reward"] is not None
-        ),
+        (each for each in both if each[0]["reward"] is not None),
         key=lambda each: -each[0]["reward"],
     )
     chosen = {len(scored) // 2: "median", len(scored) - 1: "worst", 0: "best"} if scored else {}
@@ -61,7 +64,7 @@ def ranked(samples: Sequence[Sample]) -> list[Ranked]:
 
 def unscored(samples: Sequence[Sample]) -> str | None:
     """How many no reward could score, and why the first of them; None where there are none."""
-    whys = [sample.get("why") for sample in samples if sample["reward"] is None]
+    whys = [each.get("why") for each in samples if "reward" in each and each["reward"] is None]
     if not whys:
         return None
     why = next((f": {one_line(why)}" for why in whys if why), "")

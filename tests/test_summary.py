@@ -1,0 +1,116 @@
+"""One table of what each stage of a pipeline took and changed."""
+
+from __future__ import annotations
+
+import io
+import json
+
+from rich.console import Console
+
+from trimtab.summary import changes, notes, plain, table, told, watched
+
+
+def measure(value: float | None, spread: float = 0.1, n: int = 64) -> dict[str, float | None]:
+    if value is None:
+        return {"value": None, "low": None, "high": None, "n": n}
+    return {"value": value, "low": value - spread, "high": value + spread, "n": n}
+
+
+EVALS = [
+    {
+        "step": step,
+        "loss": measure(loss),
+        "kl_sequence": measure(kl),
+        "reward": measure(total),
+        "reward/proxy": measure(total),
+        "reward/gold": measure(gold),
+    }
+    for step, loss, kl, total, gold in ((0, 1.0, 0.0, 0.5, 0.25), (9, 0.5, 3.0, 2.0, 0.75))
+]
+
+
+def stage(name: str, what: str, **more: object) -> dict[str, object]:
+    return {
+        "name": name,
+        "what": what,
+        "state": "finished",
+        "kept": False,
+        "steps": 9,
+        "seconds": 83.4,
+        "peak_memory_mb": 812.4,
+        "result": f"stages/{name}/adapter",
+        "measures": {},
+        **more,
+    }
+
+
+SUMMARY = {
+    "stages": [
+        stage("sft", "sft", kept=True, measures=changes([{"step": 0, "loss": measure(1.0)}])),
+        stage("pairs", "labels", seconds=3723.0, result="stages/pairs/data"),
+        stage("last", "any", peak_memory_mb=1530.0, measures=changes(EVALS)),
+        stage("after", "any", state="stopped", steps=3, result=None, peak_memory_mb=None),
+    ]
+}
+
+
+def test_a_stage_is_judged_by_its_rewards_and_kl():
+    assert told(changes(EVALS)) == [
+        "proxy 0.5 [0.4, 0.6] -> 2 [1.9, 2.1]",
+        "gold 0.25 [0.15, 0.35] -> 0.75 [0.65, 0.85]",
+        "KL 3 [2.9, 3.1]",
+    ]
+    assert told(changes(EVALS), intervals=False)[1:] == ["gold 0.25 -> 0.75", "KL 3"]
+
+
+def test_a_reward_model_is_judged_by_its_accuracy_and_what_has_neither_by_its_loss():
+    ends = [
+        {"step": n, "loss": measure(1 - n / 9), "accuracy": measure(0.5 + n / 18)} for n in (0, 9)
+    ]
+    assert told(changes(ends), intervals=False) == ["accuracy 0.5 -> 1"]
+    for each in ends:
+        del each["accuracy"]
+    assert told(changes(ends), intervals=False) == ["loss 1 -> 0"]
+
+
+def test_the_sum_of_rewards_is_told_where_it_is_none_of_them():
+    ends = [{"step": n, "reward": measure(3.0 + n), "reward/a": measure(1.0)} for n in (0, 1)]
+    assert told(changes(ends), intervals=False) == ["reward 3 -> 4", "a 1"]
+
+
+def test_what_was_not_finite_or_not_measured_at_first_is_told():
+    ends = [{"step": 0}, {"step": 9, "accuracy": measure(None)}]
+    assert told(changes(ends)) == ["accuracy not finite [not finite, not finite]"]
+    assert changes([]) == {} and told({}) == []
+
+
+def test_stages_are_told_in_aligned_lines():
+    assert plain(SUMMARY) == [
+        "stage   what           steps   time      memory   held out",
+        "sft     sft, kept      9       1:23      812 MB   loss 1 [0.9, 1.1]",
+        "pairs   labels         9       1:02:03   812 MB",
+        "last    any            9       1:23      1.5 GB   proxy 0.5 [0.4, 0.6] -> 2 [1.9, 2.1]",
+        f"{'':50}gold 0.25 [0.15, 0.35] -> 0.75 [0.65, 0.85]",
+        f"{'':50}KL 3 [2.9, 3.1]",
+        "after   any, stopped   3       1:23",
+    ]
+
+
+def test_the_table_on_a_terminal_says_the_same():
+    console = Console(file=io.StringIO(), force_terminal=True, width=100, color_system=None)
+    console.print(table(SUMMARY))
+    text = console.file.getvalue()
+    words = " ".join(plain(SUMMARY)).replace("KL 3", "").split()
+    assert all(word in text for word in words)
+
+
+def test_results_and_watches_are_told_beside_the_table(tmp_path):
+    folder = tmp_path / "stages" / "last"
+    folder.mkdir(parents=True)
+    watch = {"reward": "gold", "best": 12, "stopped": None, "why": None}
+    (folder / "watch.json").write_text(json.dumps(watch))
+    assert notes(tmp_path, SUMMARY) == [
+        f"made in {tmp_path}: stages/sft/adapter, stages/pairs/data, stages/last/adapter",
+        "last: best by gold: step 12",
+    ]
+    assert watched(tmp_path) is None
