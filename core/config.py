@@ -322,20 +322,31 @@ class WatchConfig(Config):
     """A reward that nothing trains on, watched for over-optimisation of those that are trained on.
 
     Gao et al. 2022, arXiv:2210.10760: past some KL the proxy goes on rising while gold falls.
+    Every evaluation is held beside the best one before it by the mean of the watched reward. It
+    is over-optimised when the weighted sum of the rewards has risen since, and the watched one
+    has fallen: the 95% interval of its difference, over the same held-out prompts, is below 0.
+    Where nothing is trained on a reward (an offline run, or weights of 0) the fall alone says so.
+
+    ``watch.json`` holds all evaluations with what was decided, ``best/`` the best policy,
+    ``checkpoints/best/`` its checkpoint. ``trimtab plot`` draws both rewards over sqrt(KL).
     """
 
     reward: str
     """Label of the reward that is watched; its weight should be 0."""
 
     stop: bool = True
-    """End the run when the trained reward has risen since the best evaluation by the watched one,
-    and the watched one has fallen beyond its 95% interval; both on the same held-out prompts."""
+    """End the run when it is over-optimised; it counts as finished."""
 
-    patience: PositiveInt = 1
-    """So many evaluations in a row must say so."""
+    patience: PositiveInt = 2
+    """So many evaluations in a row must be over-optimised.
+
+    The best of many is partly luck, so the next ones look worse than they are. Of simulated runs
+    with 12 evaluations of 64 prompts whose gold stays flat, 1 stops 56%, 2 stop 13%, 3 stop 4%.
+    """
 
     result: Literal["best", "last"] = "best"
-    """Which policy is the run's result: the best by the watched reward, or the last."""
+    """Which policy is the run's result: the best by the watched reward, or the last. The start
+    counts: where no step was better, ``best`` is the start."""
 
 
 class RunFile(Config):
@@ -379,6 +390,14 @@ class RunFile(Config):
             message = (
                 f"no reward is labelled {self.watch.reward!r}."
                 f"{suggestion(self.watch.reward, labels)} Rewards: {', '.join(labels) or 'none'}"
+            )
+            raise ValidationError.from_exception_data(
+                type(self).__name__, [_error_at("watch", message)]
+            )
+        if self.watch is not None and not (self.train.eval_every and self.train.eval_samples):
+            message = (
+                "this is decided at evaluations along the way, on answers to held-out prompts: "
+                "give train.eval_every, and train.eval_samples above 0"
             )
             raise ValidationError.from_exception_data(
                 type(self).__name__, [_error_at("watch", message)]

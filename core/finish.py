@@ -19,6 +19,7 @@ from trimtab.core.files import (
     write_json,
 )
 from trimtab.core.policy import CRITIC
+from trimtab.core.watch import of_the_result
 
 DATA = "data"
 """The folder of the data set that a stage made, and in it:"""
@@ -61,16 +62,16 @@ def write_results(run: Run, parts: Parts) -> None:
     home, roles = run.directory.path, parts.model.roles
     first, *others = roles.names
     write_whole(
-        home / (MODEL if roles.peft is None else ADAPTER), partial(_save, run, parts, first)
+        home / (MODEL if roles.peft is None else ADAPTER), partial(save_role, run, parts, first)
     )
     for role in others:
         (home / "roles").mkdir(exist_ok=True)
-        write_whole(home / "roles" / role, partial(_save, run, parts, role))
+        write_whole(home / "roles" / role, partial(save_role, run, parts, role))
     write_json(home / "data.json", dict(parts.source.describe()))
     write_atomically(home / "README.md", model_card(run, parts))
 
 
-def _save(run: Run, parts: Parts, role: str, folder: Path) -> None:
+def save_role(run: Run, parts: Parts, role: str, folder: Path) -> None:
     """A role's adapter, the tokenizer, and of a scalar role the score that counts as 0.
 
     Of a critic on the policy's states, its head alone.
@@ -85,9 +86,8 @@ def _save(run: Run, parts: Parts, role: str, folder: Path) -> None:
 
 
 def _center(run: Run, role: str) -> dict[str, Any]:
-    """The mean score of the held-out completions, from the last evaluation."""
-    evaluations = run.directory.records("evals")
-    last = evaluations[-1] if evaluations else {}
+    """The mean score of the held-out completions, from the evaluation of the result."""
+    last = of_the_result(run.directory.path, run.directory.records("evals")) or {}
     mean = last.get(f"score/{role}", last.get("score"))
     return {"center": mean["value"] if mean else 0.0, "rows": mean["n"] if mean else 0}
 

@@ -26,6 +26,7 @@ from trimtab.core.rundir import Log, RunDirectory, State
 from trimtab.core.runfile import dump
 from trimtab.core.saving import open_cache, restore, save
 from trimtab.core.signals import Stop, Stopped
+from trimtab.core.watching import Watching
 
 
 @dataclass
@@ -65,6 +66,8 @@ class Run:
                 told = of_the_disk(error, self.directory.path) or error
                 self._end_early("failed", f"{type(told).__name__}: {told}")
                 raise told from told.__cause__
+            finally:
+                self.bases.take_back()
         return self.directory.path
 
     def asked(self) -> int:
@@ -132,6 +135,8 @@ class Training:
     saved: tuple[int, int] = (0, 0)
     """``position`` of the newest checkpoint; (0, 0) where there is none."""
 
+    watching: Watching | None = None
+
     @classmethod
     def begin(cls, run: Run) -> Training:
         """Build the parts, make the choices of a first start, and go to the newest checkpoint."""
@@ -146,12 +151,19 @@ class Training:
         precompute(run, parts, step > 0 or flight is not None)
         training = cls(run, parts, cache, step, flight)
         training.saved = training.position
+        training.watching = Watching.begin(run, parts, cache)
         return training
 
     @property
     def position(self) -> tuple[int, int]:
         """Steps that are done; of the one under way, its updates that are done, and 1."""
         return self.step, 0 if self.flight is None else 1 + len(self.flight.history)
+
+    @property
+    def ended(self) -> bool:
+        """Are all steps done, or has the watch stopped the run?"""
+        stopped = self.watching is not None and self.watching.stopped
+        return stopped or self.step == self.parts.steps
 
     def to_the_end(self) -> None:
         """All the steps that are left, then the results."""
@@ -161,7 +173,7 @@ class Training:
         self._stop_if_asked()
         if self.position == (0, 0):
             self._evaluate()
-        while self.step < self.parts.steps:
+        while not self.ended:
             self._stop_if_asked()
             self._step()
             if self._due(train.eval_every):
@@ -169,6 +181,8 @@ class Training:
             if self._due(train.checkpoint_every):
                 self._save()
         if run.processes.main:
+            if self.watching is not None:
+                self.watching.settle(self.step)
             write_results(run, self.parts)
 
     def _stop_if_asked(self) -> None:
@@ -230,11 +244,14 @@ class Training:
         if found is None:
             return
         measures = {name: asdict(measure) for name, measure in found.measures.items()}
-        self.run.log("evals", {"step": self.step, **measures})
+        evaluation = {"step": self.step, **measures}
+        self.run.log("evals", evaluation)
         for answer in found.samples:
             self.run.log("samples", {"step": self.step, **answer})
         if self.run.processes.main:
             self.run.registry.hook.evaluation_ended(run=self.run, step=self.step, evaluation=found)
+        if self.watching is not None:
+            self.watching.see(evaluation, found.samples)
 
     def _save(self) -> None:
         self._keep_smaller_batches()
@@ -242,8 +259,8 @@ class Training:
         self.saved = self.position
 
     def _due(self, every: int | None) -> bool:
-        """At the last step everything is."""
-        return self.step == self.parts.steps or (every is not None and self.step % every == 0)
+        """At the run's end everything is."""
+        return self.ended or (every is not None and self.step % every == 0)
 
     def _keep_smaller_batches(self) -> None:
         """After an out-of-memory, in whichever process, the smaller micro-batch is the run's."""

@@ -24,6 +24,7 @@ from trimtab.core.precompute import kept_in
 from trimtab.core.reference_cache import ReferenceCache
 from trimtab.core.rundir import CONFIG
 from trimtab.core.statedict import flatten_state, unflatten_state
+from trimtab.core.watch import BEST
 
 if TYPE_CHECKING:
     from trimtab.core.build import Parts
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 _STATE = {"step", "sources", "objective", "reference", "schedule", "in_flight"}
 _STATE |= {"logs", "config", "shards"}
 
+KEPT_BEST = 2
+
 
 def save(
     run: Run,
@@ -39,8 +42,13 @@ def save(
     cache: ReferenceCache | None,
     step: int,
     flight: InFlight | None = None,
+    *,
+    best: bool = False,
 ) -> None:
     """Write ``checkpoints/step-N``. What was cached is on the disk before it.
+
+    ``best`` writes ``checkpoints/best/step-N``, where no other save comes near it. The best before
+    it stays too: a death before the next save takes the run back to where that was the best.
 
     N steps are done. Where another is under way, its rows and the metrics of its updates are
     saved too, and the weights are those of between its updates.
@@ -80,13 +88,12 @@ def save(
         "config": run.file.model_dump(mode="json"),
         "shards": cache.visible if cache else [],
     }
-    save_checkpoint(
-        run.directory.checkpoints,
-        step,
-        tensors,
-        {"run": state, **documents},
-        run.file.train.keep,
-    )
+    documents["run"] = state
+    checkpoints, keep = run.directory.checkpoints, run.file.train.keep
+    if best:
+        save_checkpoint(checkpoints / BEST, step, tensors, documents, KEPT_BEST)
+        return
+    save_checkpoint(checkpoints, step, tensors, documents, keep)
     run.directory.set_state("running", step)
 
 
