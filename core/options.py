@@ -20,8 +20,14 @@ class OfKind:
 class LocalPath:
     """Marks an option that may name a path here: ``Annotated[str, LocalPath()]``.
 
-    A run keeps such a path absolute, so that it can be resumed from anywhere.
+    A run keeps such a path absolute, so that it can be resumed from anywhere, and a stage is run
+    again where what is there has changed.
     """
+
+    def __init__(self, modules_of: str | None = None) -> None:
+        self.modules_of = modules_of
+        """The path is a folder in which Python modules are looked for, and this option beside it,
+        ``module:callable``, says which: that module alone is what counts of the folder."""
 
 
 class Config(BaseModel):

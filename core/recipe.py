@@ -16,6 +16,9 @@ from trimtab.core.options import Config
 if TYPE_CHECKING:
     from trimtab.core.batches import Batch
 
+OF_THE_ROWS = ("train", "eval", "limit", "columns", "convert")
+"""Options of ``data`` that belong to the rows that ``train`` names."""
+
 C = TypeVar("C", bound=Config, default=Any)
 
 
@@ -53,9 +56,36 @@ class Around:
         return [dict(reward) for reward in self.sections.get("reward") or ()]
 
     @property
+    def counting(self) -> list[dict[str, Any]]:
+        """Those of ``rewards`` that are not only watched."""
+        return [reward for reward in self.rewards if reward.get("weight", 1.0)]
+
+    @property
+    def base(self) -> dict[str, Any]:
+        """The section ``model`` without a start."""
+        kept = self.section("model").items()
+        return {key: value for key, value in kept if key not in ("start", "start_as")}
+
+    @property
     def seed(self) -> int:
         """``train.seed``."""
         return int(self.section("train").get("seed", 0))
+
+    def making(self, seed: int) -> dict[str, Any]:
+        """The sections of a part that makes a data set, where they are not those around: without
+        an objective and what belongs to one."""
+        train = self.section("train")
+        kept = {key: train[key] for key in ("rows", "micro_tokens") if key in train}
+        without = dict.fromkeys(("objective", "reference", "streams", "watch"))
+        return {**without, "train": {**kept, "seed": seed}}
+
+    def data_of(self, made: Sequence[str], **changes: Any) -> dict[str, Any]:
+        """The section ``data`` that reads what earlier parts made, and keeps the limits on length.
+
+        What says how the file's own rows are read, or which of them are held out, is left out.
+        """
+        kept = {k: v for k, v in self.section("data").items() if k not in OF_THE_ROWS}
+        return {**kept, "train": made[0] if len(made) == 1 else list(made), **changes}
 
     def objective(
         self, chosen: Selected | None, *kinds: type[Batch], option: str = "optimizer"

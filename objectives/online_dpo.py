@@ -54,7 +54,7 @@ class OnlineDPO(Recipe[OnlineDPOConfig]):
         config = self.config
         if around.sections.get("source") is not None:
             raise UserError("the source is the recipe's own: leave the section source out")
-        if not any(reward.get("weight", 1.0) for reward in around.rewards):
+        if not around.counting:
             raise UserError(
                 "pairs are made by reward, and the run file names none that counts: give "
                 "reward: [{name: ...}] (trimtab plugins lists them)"

@@ -1,0 +1,336 @@
+"""Iterated training: sample, label, refit, continue."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, Self
+
+from annotated_types import Ge, Gt
+from pydantic import Field, model_validator
+
+from trimtab import Batch, Config, Labelled, Pairs, Ranked, Rollouts, hookimpl
+from trimtab.core.config import Selected, TrainConfig
+from trimtab.core.errors import UserError
+from trimtab.core.options import LocalPath, OfKind
+from trimtab.core.recipe import Around, OptionError, Part, Recipe
+
+PROXY = "proxy"
+"""What the log calls the reward model that was fitted to the labels."""
+
+ROUND = "{round}"
+MEMBERS = 3
+"""Of the ensemble, where the run file does not say."""
+
+
+class Selecting(Config):
+    """Which pairs are worth a label."""
+
+    by: Literal["disagreement", "random"] = "disagreement"
+    """disagreement: those about which the members of the reward model's ensemble differ most
+    (the first round has none yet, and takes them at random). random: the same number, by seed."""
+
+    budget: Annotated[int, Gt(0)]
+    """Pairs that are labelled in a round."""
+
+
+class Labelling(Selected):
+    """The source that labels, with its options; ``name`` may be left out."""
+
+    name: str = "labels"
+    """Which one."""
+
+
+class Fitting(Config):
+    """How the reward model of each round is fitted to all labels so far."""
+
+    objective: Annotated[Selected | None, OfKind("objective")] = None
+    """What it learns with, any objective that learns from rankings; null is the built-in one."""
+
+    train: TrainConfig = TrainConfig()
+    """What is given here, over the file's ``train``; one epoch unless it says how long."""
+
+    model: dict[str, Any] = Field(default_factory=dict)
+    """What is given here, over the file's ``model``."""
+
+    reward: dict[str, Any] = Field(default_factory=dict)
+    """Options of the reward that reads it, such as ``combine: lower`` of an ensemble."""
+
+
+class IteratedConfig(Config):
+    """Options of iterated training."""
+
+    rounds: Annotated[int, Ge(1)] = 2
+    """How often to sample, label, refit and continue."""
+
+    optimizer: Annotated[Selected | None, OfKind("objective")] = None
+    """The objective that the policy learns with, and its options: any one that learns from pairs
+    or from labelled completions learns from the labels; one that learns from rollouts has the
+    reward model for its reward. null is the built-in one for pairs."""
+
+    prompts: Annotated[int, Gt(0)] | None = None
+    """How many prompts are answered in a round, each round's the next of the data; null is all."""
+
+    n: Annotated[int, Ge(2)] = 2
+    """Completions of each prompt, of which pairs are labelled."""
+
+    select: Selecting | None = None
+    """Which pairs are labelled; null labels those that ``labels.pairs`` takes."""
+
+    labels: Annotated[Labelling, OfKind("source")] = Labelling()
+    """Who labels, and how: options of the source ``labels``.
+
+    ``by: reward`` is the file's ``reward`` (gold), ``by: judge`` its ``judge``. Of ``by: file``,
+    ``{round}`` in the path is the round's number.
+    """
+
+    reward_model: Fitting = Fitting()
+    """The reward model, which is fitted where the optimizer learns from rollouts, or pairs are
+    selected by disagreement."""
+
+    begin: Literal["latest", "first"] = "latest"
+    """Where each round's policy begins: with the last round's, or where the first one's did."""
+
+    eval: Annotated[str | None, LocalPath()] = None
+    """Held-out rows for an optimizer that learns from the labels, as ``data.eval``, which may hold
+    prompts alone. null holds out ``data.holdout`` of them."""
+
+    @model_validator(mode="after")
+    def _a_file_a_round(self) -> Self:
+        file = (self.labels.model_extra or {}).get("file")
+        if self.rounds > 1 and isinstance(file, str) and ROUND not in file:
+            raise ValueError(
+                f"labels.file: each of the {self.rounds} rounds has labels of its own: write "
+                f"{ROUND} where the round's number stands in the name, as in labels-{ROUND}.jsonl"
+            )
+        return self
+
+
+class Iterated(Recipe[IteratedConfig]):
+    """In rounds: sample from the policy, label pairs, fit to all labels so far, and go on.
+
+    Bai et al. 2022, arXiv:2204.05862, section 4.5 (iterated online RLHF: new comparisons of the
+    best policy each week, a new reward model of old and new ones, a new policy). With an optimizer
+    that learns from pairs there is no reward model: iterative preference optimization, as Xiong
+    et al. 2023, arXiv:2312.11456. ``begin: first`` with an optimizer on rollouts is nearest to
+    Bai's, where every policy is trained anew.
+
+    The stages of round R: ``candidates-R`` answers prompts of ``data``; ``selection-R`` takes the
+    pairs worth a label; ``labels-R`` adds their labels to those of all earlier rounds; ``rm-R``
+    fits the reward model, and ``policy-R`` trains. The reward model is then the only reward that
+    counts, and those of the file, gold among them, are watched.
+    """
+
+    name = "iterated"
+    options = IteratedConfig
+
+    def expand(self, around: Around) -> Sequence[Part]:
+        if around.sections.get("source") is not None:
+            raise UserError("the source is the recipe's own: leave the section source out")
+        return [
+            part
+            for number in range(1, self.config.rounds + 1)
+            for part in _Rounds.of(self.config, around).parts(number)
+        ]
+
+
+@dataclass(frozen=True)
+class _Rounds:
+    """The parts of each round."""
+
+    config: IteratedConfig
+    around: Around
+    optimizer: Mapping[str, Any]
+    learns_from: type[Batch]
+    fit: Mapping[str, Any] | None
+    """What reward models learn with; None where none is fitted."""
+
+    @classmethod
+    def of(cls, config: IteratedConfig, around: Around) -> _Rounds:
+        """The choices that all rounds share."""
+        optimizer = around.objective(config.optimizer, Pairs, Labelled, Rollouts)
+        learns_from = around.learns_from(optimizer["name"])
+        _check_labels(config, around)
+        disagreeing = config.select is not None and config.select.by == "disagreement"
+        if disagreeing and config.rounds == 1:
+            raise OptionError(
+                "select.by",
+                "in the first round there is no reward model to disagree: "
+                "give 2 rounds or more, or by: random",
+            )
+        fit: Mapping[str, Any] | None = None
+        if disagreeing or learns_from is Rollouts:
+            fit = around.objective(
+                config.reward_model.objective, Ranked, option="reward_model.objective"
+            )
+        if disagreeing and fit is not None:
+            fit = _ensemble(config, fit)
+        return cls(config, around, optimizer, learns_from, fit)
+
+    def parts(self, number: int) -> Iterator[Part]:
+        """Of one round, counted from 1."""
+        yield self._candidates(number)
+        if self.config.select is not None:
+            yield self._selection(number, self.config.select)
+        yield self._labels(number)
+        fitted = self.learns_from is Rollouts or number < self.config.rounds
+        if self.fit is not None and fitted:
+            yield self._reward_model(number, self.fit)
+        yield self._policy(number)
+
+    def _candidates(self, number: int) -> Part:
+        config, around = self.config, self.around
+        source: dict[str, Any] = {"name": "candidates"}
+        seed = self._seed(number)
+        if config.prompts is not None:  # one order of the prompts: no two rounds have the same
+            seed = around.seed
+            source |= {"prompts": config.prompts, "skip": config.prompts * (number - 1)}
+        model = around.section("model")
+        if number > 1:
+            model = {**around.base, "start": f"stages.policy-{number - 1}"}
+        return Part(
+            f"candidates-{number}",
+            {
+                **around.making(seed),
+                "source": source,
+                "model": model,
+                "rollout": {**around.section("rollout"), "group": config.n},
+                "reward": None,
+                "judge": None,
+            },
+        )
+
+    def _selection(self, number: int, select: Selecting) -> Part:
+        by, reward = select.by, None
+        if number == 1:
+            by = "random"
+        elif by == "disagreement":
+            reward = [self._proxy(number - 1, {})]
+        return Part(
+            f"selection-{number}",
+            {
+                **self._of_rows(number),
+                "source": {"name": "selection", "by": by, "budget": select.budget},
+                "data": self.around.data_of([f"stages.candidates-{number}"]),
+                "reward": reward,
+                "judge": None,
+            },
+        )
+
+    def _labels(self, number: int) -> Part:
+        labels = self.config.labels.model_dump(mode="json")
+        if isinstance(labels.get("file"), str):
+            labels["file"] = labels["file"].replace(ROUND, str(number))
+        if number > 1:
+            labels["earlier"] = [f"stages.labels-{number - 1}"]
+        rows = "candidates" if self.config.select is None else "selection"
+        by_reward = _by(self.config) in ("reward", None)
+        by_judge = _by(self.config) in ("judge", None)
+        return Part(
+            f"labels-{number}",
+            {
+                **self._of_rows(number),
+                "source": labels,
+                "data": self.around.data_of([f"stages.{rows}-{number}"]),
+                "reward": self.around.counting if by_reward else None,
+                "judge": self.around.sections.get("judge") if by_judge else None,
+            },
+        )
+
+    def _reward_model(self, number: int, fit: Mapping[str, Any]) -> Part:
+        config, around = self.config.reward_model, self.around
+        given = config.train.model_dump(mode="json", exclude_unset=True)
+        kept = {k: v for k, v in around.section("train").items() if k not in ("steps", "epochs")}
+        seed = given.get("seed", around.seed) + number - 1
+        return Part(
+            f"rm-{number}",
+            {
+                **dict.fromkeys(("reward", "judge", "rollout", "reference", "streams", "watch")),
+                "objective": fit,
+                "data": around.data_of([f"stages.labels-{number}"], eval=self.config.eval),
+                "model": {**around.section("model"), **config.model},
+                "train": {**kept, **given, "seed": seed},
+            },
+        )
+
+    def _policy(self, number: int) -> Part:
+        around, model = self.around, self.around.section("model")
+        if number > 1 and self.config.begin == "latest":
+            model["start"] = f"stages.policy-{number - 1}"
+        sections: dict[str, Any] = {
+            "objective": self.optimizer,
+            "model": model,
+            "train": {**around.section("train"), "seed": self._seed(number)},
+        }
+        if self.learns_from is Rollouts:
+            watched = [{**reward, "weight": 0.0} for reward in around.rewards]
+            sections["reward"] = [self._proxy(number, self.config.reward_model.reward), *watched]
+        else:
+            changes = {} if self.learns_from is Pairs else {"convert": "pairs-to-labels"}
+            sections["data"] = around.data_of(
+                [f"stages.labels-{number}"], eval=self.config.eval, **changes
+            )
+        return Part(f"policy-{number}", sections)
+
+    def _of_rows(self, number: int) -> dict[str, Any]:
+        """Sections of a part that reads rows and samples nothing."""
+        rollout = self.around.section("rollout")
+        scoring = {k: rollout[k] for k in ("reward_timeout", "max_unscored") if k in rollout}
+        return {
+            **self.around.making(self._seed(number)),
+            "model": self.around.base,
+            "rollout": scoring or None,
+        }
+
+    def _proxy(self, number: int, options: Mapping[str, Any]) -> dict[str, Any]:
+        """The reward model of a round, as a reward."""
+        return {
+            "name": "reward_model",
+            "label": PROXY,
+            **options,
+            "from": f"stages.rm-{number}",
+        }
+
+    def _seed(self, number: int) -> int:
+        return self.around.seed + number - 1
+
+
+def _by(config: IteratedConfig) -> Any:
+    """Who labels; None where a source of another name does."""
+    if config.labels.name != Labelling().name:
+        return None
+    return config.labels.options.get("by", "reward")
+
+
+def _check_labels(config: IteratedConfig, around: Around) -> None:
+    if _by(config) == "reward" and not around.counting:
+        raise OptionError(
+            "labels",
+            "the labels are given by reward, and the run file names none that counts: give "
+            "reward: [{name: ...}] (trimtab plugins lists them), or labels: {by: judge} or file",
+        )
+    if _by(config) == "judge" and around.sections.get("judge") is None:
+        raise OptionError("labels.by", "the run file names no judge: give judge: {name: ...}")
+    if PROXY in [reward.get("label", reward.get("name")) for reward in around.rewards]:
+        raise UserError(
+            f"a reward is labelled {PROXY!r}, which is what the log calls the reward model of the "
+            "labels: give it another label"
+        )
+
+
+def _ensemble(config: IteratedConfig, fit: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What reward models learn with, when their members are to disagree."""
+    if config.reward_model.objective is None:
+        return {**fit, "members": MEMBERS}
+    if fit.get("members", 1) < 2:
+        raise OptionError(
+            "reward_model.objective",
+            "pairs are selected by the disagreement of an ensemble: give it members: 2 or more",
+        )
+    return fit
+
+
+@hookimpl
+def provide_objectives() -> Sequence[type]:
+    """Register iterated."""
+    return [Iterated]
