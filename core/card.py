@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from trimtab.core.measures import Measure
 from trimtab.core.policy import POLICY
+from trimtab.core.watch import of_the_result, watched
 
 if TYPE_CHECKING:
     from trimtab.core.build import Parts
@@ -38,21 +39,49 @@ tags: [trimtab, {file.learns.name}]
 # {run.directory.path.resolve().name}
 
 `{file.model.name}` aligned with the objective `{file.learns.name}` by Trimtab, in
-{parts.steps} steps of {file.train.rows} rows, seed {file.train.seed}.
+{_steps(run, parts)} of {file.train.rows} rows, seed {file.train.seed}.
 
 - Data: `{file.data.named}`{_rows(rows)}
 - Base held as {file.model.quantization}, computed in {parts.model.dtype}
 - Start: {Path(file.model.start).name if file.model.start else "the base itself"}
-{_learned_from(run, parts)}
+{_learned_from(run, parts)}{_watched(run)}
 {"" if POLICY in parts.model.roles.names else _loading(file.model.name)}## Held-out measures
 
-{_held_out(run.directory.records("evals"), parts)}
+{_held_out(_to_show(run), parts)}
 
 {_reading(parts)}
 
 {_samples(run)}The whole run file is `config.yaml`; what it was given is
 `config.source.yaml`, versions are in `env.json`.
 """
+
+
+def _steps(run: Run, parts: Parts) -> str:
+    """How many there were; ``36 of 72 steps`` where the watch ended the run."""
+    stopped = (watched(run.directory.path) or {}).get("stopped")
+    return f"{parts.steps} steps" if stopped is None else f"{stopped} of {parts.steps} steps"
+
+
+def _watched(run: Run) -> str:
+    """Which step the result is of, and why, where a reward was watched."""
+    found = watched(run.directory.path)
+    if found is None:
+        return ""
+    of, best, label = found["adapter"], found["best"], found["reward"]
+    start = ", so nothing that was learned since was better" if of == 0 else ""
+    said = f"the best by it{start}" if of == best else f"the last; the best by it is {best}"
+    ended = "Over-optimised, and so stopped" if found["stopped"] is not None else "Not stopped"
+    return (
+        f"- Watched: `{label}`. The result is of step {of}, {said}.\n  {ended}: {found['why']}\n"
+    )
+
+
+def _to_show(run: Run) -> list[dict[str, Any]]:
+    """The first evaluation, that of the result and the last, each once."""
+    evaluations: list[dict[str, Any]] = run.directory.records("evals")
+    result = of_the_result(run.directory.path, evaluations)
+    steps = {found["step"] for found in (*evaluations[:1], result, *evaluations[-1:]) if found}
+    return [evaluation for evaluation in evaluations if evaluation["step"] in steps]
 
 
 def _rows(account: Mapping[str, Any]) -> str:
@@ -84,12 +113,11 @@ def _learned_from(run: Run, parts: Parts) -> str:
 
 def _samples(run: Run) -> str:
     """What the first held-out prompts were answered with, before and after."""
-    evaluations = run.directory.records("evals")
-    if not evaluations:
-        return ""
     answers: dict[int, list[Mapping[str, Any]]] = {
-        evaluation["step"]: [] for evaluation in (evaluations[0], evaluations[-1])
+        evaluation["step"]: [] for evaluation in _to_show(run)
     }
+    if not answers:
+        return ""
     for sample in run.directory.records("samples"):
         if sample["held_out"] and sample["step"] in answers:
             answers[sample["step"]].append(sample)
@@ -153,12 +181,11 @@ def _held_out(evaluations: list[dict[str, Any]], parts: Parts) -> str:
     """The measures; apart from them how reliable confidence is, and the members of an ensemble."""
     if not evaluations:
         return "No rows were held out."
-    first, last = dict(evaluations[0]), dict(evaluations[-1])
-    steps = first.pop("step"), last.pop("step")
+    last = {name: measure for name, measure in evaluations[-1].items() if name != "step"}
     roles = [role for role in parts.model.roles.names if role in parts.model.roles.scalar]
     apart = tuple(f"/{role}" for role in roles)
     main = [n for n in last if not n.endswith(apart) and not n.startswith(BINNED)]
-    tables = [_changes(main, first, last, steps)]
+    tables = [_changes(main, evaluations)]
     bins = [n for n in last if n.startswith(BINNED[0]) and not n.endswith(apart)]
     if bins:
         tables.append(_reliability([name.removeprefix(BINNED[0]) for name in bins], last))
@@ -167,11 +194,12 @@ def _held_out(evaluations: list[dict[str, Any]], parts: Parts) -> str:
     return "\n\n".join(tables)
 
 
-def _changes(names: Sequence[str], first: Measures, last: Measures, steps: tuple[int, int]) -> str:
-    lines = [f"| measure | step {steps[0]} | step {steps[1]} | n |", "|---|---|---|---|"]
+def _changes(names: Sequence[str], evaluations: Sequence[Mapping[str, Any]]) -> str:
+    steps = " | ".join(f"step {evaluation['step']}" for evaluation in evaluations)
+    lines = [f"| measure | {steps} | n |", f"|---|{'---|' * len(evaluations)}---|"]
     for name in names:
-        after = last[name]
-        lines.append(f"| {name} | {_said(first.get(name))} | {_said(after)} | {after['n']} |")
+        cells = " | ".join(_said(evaluation.get(name)) for evaluation in evaluations)
+        lines.append(f"| {name} | {cells} | {evaluations[-1][name]['n']} |")
     return "\n".join(lines)
 
 

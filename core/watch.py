@@ -126,13 +126,12 @@ class Watch:
 
     @property
     def why(self) -> str:
-        """What was decided and from which figures."""
+        """The figures by which it is over-optimised, or that it is not."""
         label, over, best = self.section.reward, self.over, self.best
         if best is None:
             return f"{label} could judge no held-out answer"
         if over is not None:
-            done = "stopped" if self.section.stop else "over-optimised"
-            return f"{done} at step {over.step}: {told(over, label)}"
+            return told(over, label)
         return f"never over-optimised; {label} was best at step {best.step}, {best.gold:.4g}"
 
     def document(self, adapter: int | None = None) -> dict[str, Any]:
@@ -198,16 +197,16 @@ def told(look: Look, label: str) -> str:
     )
 
 
-def adapter_step(directory: Path) -> int | None:
-    """The step that ``adapter/`` of a run is of; None where it is the last."""
+def watched(directory: Path) -> dict[str, Any] | None:
+    """What ``watch.json`` of a run says; None where nothing was watched."""
     file = directory / WATCH
-    step = read_json(file).get("adapter") if file.exists() else None
-    return step if isinstance(step, int) else None
+    return dict(read_json(file)) if file.exists() else None
 
 
 def of_the_result(directory: Path, evaluations: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
-    """The line of ``evals.jsonl`` that measures a run's result."""
-    step = adapter_step(directory)
+    """The line of ``evals.jsonl`` that measures a run's result: the last one, unless the result
+    is the best by a watched reward."""
+    step = (watched(directory) or {}).get("adapter")
     found = [evaluation for evaluation in evaluations if step in (None, evaluation["step"])]
     return found[-1] if found else None
 

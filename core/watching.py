@@ -73,11 +73,11 @@ class Watching:
             save(self.run, self.parts, self.cache, look.step, best=True)
         if self.run.processes.main:
             write_json(self.run.directory.path / WATCH, self.watch.document())
+        figures = told(look, self.section.reward)
         if self.stopped:
-            self.run.note(f"watch: {self.watch.why}")
+            self.run.note(f"watch: over-optimised, so step {look.step} is the last: {figures}")
         elif look.over:
             row, patience = self.watch.in_a_row, self.section.patience
-            figures = told(look, self.section.reward)
             self.run.note(f"watch: over-optimised, {row} of {patience} in a row: {figures}")
 
     def settle(self, last: int) -> None:
