@@ -106,6 +106,21 @@ def sample(
     ]
 
 
+@torch.no_grad()
+def stream(
+    model: LanguageModel,
+    prompt: Sequence[int],
+    uniform_1T: Tensor,
+    *,
+    stops: frozenset[int],
+    temperature: float = 1.0,
+) -> Iterator[int]:
+    """The tokens of one completion as they are drawn: the same that ``sample`` gives."""
+    with _caching(model.base):
+        for step in _decode(model, [prompt], [0], uniform_1T, stops, temperature, False):
+            yield int(step[0][1])
+
+
 def portions(prompts: Sequence[Sequence[int]], size: int) -> list[list[int]]:
     """Row numbers of at most ``size`` rows each: longest prompts first, equal ones together.
 
