@@ -38,7 +38,7 @@ class OnlineDPOConfig(Config):
 class OnlineDPO(Recipe[OnlineDPOConfig]):
     """Learn from pairs of the policy's own completions, sampled in each step and ranked by reward.
 
-        y_1 ... y_G ~ pi(.|x) of this step;   chosen = argmax r(x, y_i), rejected = argmin r(x, y_i)
+        y_1 ... y_G ~ pi(.|x);   chosen = argmax_i r(x, y_i),   rejected = argmin_i r(x, y_i)
 
     Guo et al. 2024, arXiv:2402.04792, algorithm 1, with rewards in place of an annotator; they
     take two completions, and so does this where ``rollout.group`` is not given. With more, best

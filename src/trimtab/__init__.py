@@ -22,8 +22,10 @@ if TYPE_CHECKING:
     from trimtab.core.engine import Completion, Engine
     from trimtab.core.hookspecs import hookimpl
     from trimtab.core.judge import Judge
+    from trimtab.core.maker import Made, Maker
     from trimtab.core.objective import Loss, Needs, Objective, Term, Updates
     from trimtab.core.options import Config
+    from trimtab.core.recipe import Around, Part, Recipe
     from trimtab.core.reference import Reference
     from trimtab.core.reward import Group, Reward, Score
     from trimtab.core.source import Source
@@ -33,8 +35,10 @@ _HOMES = {
     "engine": ("Completion", "Engine"),
     "hookspecs": ("hookimpl",),
     "judge": ("Judge",),
+    "maker": ("Made", "Maker"),
     "objective": ("Loss", "Needs", "Objective", "Term", "Updates"),
     "options": ("Config",),
+    "recipe": ("Around", "Part", "Recipe"),
     "reference": ("Reference",),
     "reward": ("Group", "Reward", "Score"),
     "source": ("Source",),
@@ -43,6 +47,7 @@ _HOME = {name: f"trimtab.core.{home}" for home, names in _HOMES.items() for name
 _HOME |= dict.fromkeys(("load_run_file", "resume", "train"), "trimtab.api")
 
 __all__ = [
+    "Around",
     "Batch",
     "Completion",
     "Config",
@@ -52,10 +57,14 @@ __all__ = [
     "Judge",
     "Labelled",
     "Loss",
+    "Made",
+    "Maker",
     "Needs",
     "Objective",
     "Pairs",
+    "Part",
     "Ranked",
+    "Recipe",
     "Reference",
     "Reward",
     "Rollouts",
