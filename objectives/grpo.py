@@ -203,12 +203,7 @@ class GRPO(Objective[Rollouts, GRPOConfig]):
         """Which completions are in the loss, bool."""
         if not self.config.mask_truncated:
             return torch.ones_like(batch.group_N, dtype=torch.bool)
-        if batch.truncated_N is None:
-            raise UserError(
-                "objective.mask_truncated leaves out what did not end by itself, and the source "
-                "of these rollouts does not say it: set objective.mask_truncated: false"
-            )
-        return ~batch.truncated_N
+        return f.untruncated(batch.truncated_N, "objective.mask_truncated")
 
     def _divisor_N(self, batch: Rollouts) -> Tensor:
         """What the sum over each completion's tokens is divided by."""

@@ -38,6 +38,8 @@ BUILTIN = (
     "trimtab.objectives.reward_model",
     "trimtab.objectives.grpo",
     "trimtab.objectives.ppo",
+    "trimtab.objectives.rloo",
+    "trimtab.objectives.reinforce_pp",
     "trimtab.objectives.online_dpo",
     "trimtab.objectives.best_of_n",
     "trimtab.objectives.iterated",

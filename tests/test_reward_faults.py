@@ -19,7 +19,8 @@ SCALINGS = {
     "clipped": {"standardize": True, "clip": [-1.0, 1.0], "weight": 100.0},
 }
 FEW = [("grpo", "nan", "plain"), ("ppo", "raise", "clipped"), ("grpo", "hang", "standardized")]
-ALL = [(o, f, s) for o in ("grpo", "ppo") for f in FAULTS for s in SCALINGS]
+ONLINE = ("grpo", "ppo", "rloo", "reinforce_pp")
+ALL = [(o, f, s) for o in ONLINE for f in FAULTS for s in SCALINGS]
 
 
 def run_with(

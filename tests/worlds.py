@@ -28,8 +28,13 @@ TEMPLATE = (
 ONLINE: dict[str, dict[str, Any]] = {
     "grpo": {"epochs": 2, "beta": 0.1},
     "ppo": {"epochs": 2, "minibatches": 2},
+    "rloo": {"epochs": 2},
+    "reinforce_pp": {"epochs": 2},
 }
 """Objectives that learn from what they sample, with options that make several updates a step."""
+
+UNCOMPARED = ("MANIFEST", "reference_cache", "run.lock", "cost.json", "summary.json")
+"""Files of runs that tell of times, or of names drawn at random."""
 
 
 def prompt(number: int) -> str:
@@ -199,7 +204,7 @@ def whole_state(run: Path) -> dict[str, Any]:
         elif file.parent.parent.name == "checkpoints" and file.name == "run.json":
             saved = json.loads(file.read_text())
             state[name] = {**saved, "logs": None, "config": None, "shards": None}
-        elif not file.name.startswith(("MANIFEST", "reference_cache", "run.lock")):
+        elif not file.name.startswith(UNCOMPARED):
             state[name] = file.read_text().replace(str(run), "RUN")
     return state
 

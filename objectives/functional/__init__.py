@@ -12,8 +12,11 @@ from trimtab.objectives.functional.advantages import (
     group_size,
     group_std,
     group_varies,
+    leave_one_out,
+    standardised,
 )
 from trimtab.objectives.functional.aggregation import mean_of, sum_of
+from trimtab.objectives.functional.endings import untruncated
 from trimtab.objectives.functional.kl import k1, k2, k3
 from trimtab.objectives.functional.preferences import (
     apo_down,
@@ -38,12 +41,14 @@ from trimtab.objectives.functional.returns import (
     gae,
     masked_moments,
     masked_whiten,
+    reward_to_go,
 )
 from trimtab.objectives.functional.surrogates import (
     cispo,
     clipped_high,
     clipped_low,
     clipped_surrogate,
+    completion_ratio,
     importance_weight,
     sequence_ratio,
 )
@@ -60,6 +65,7 @@ __all__ = [
     "clipped_high",
     "clipped_low",
     "clipped_surrogate",
+    "completion_ratio",
     "desensitised_sum",
     "discopop",
     "entropy",
@@ -79,15 +85,19 @@ __all__ = [
     "k2",
     "k3",
     "kto",
+    "leave_one_out",
     "logistic",
     "masked_moments",
     "masked_whiten",
     "mean_of",
     "nca",
     "reference_point",
+    "reward_to_go",
     "sequence_ratio",
     "sppo",
+    "standardised",
     "sum_of",
     "unflipped",
+    "untruncated",
     "value_loss",
 ]

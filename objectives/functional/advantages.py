@@ -127,6 +127,58 @@ def group_advantage(reward_N: Tensor, group_N: Tensor, scale: Scale = "group") -
     return above_N.masked_fill(~group_varies(reward_N, group_N), 0.0).to(reward_N)
 
 
+def leave_one_out(reward_N: Tensor, group_N: Tensor) -> Tensor:
+    """How much better each completion is than the mean of the others of its group.
+
+        A_i = r_i - sum over j != i of r_j / (n - 1) = n / (n - 1) (r_i - mean of the group)
+
+    Kool et al. 2019, "Buy 4 REINFORCE Samples, Get a Baseline for Free!"; Ahmadian et al. 2024
+    (RLOO), arXiv:2402.14740, eq. 7. A group of equal rewards has exactly 0, whatever the rounding
+    of its mean, and so has a group of one, which has no others.
+
+    Args:
+        reward_N: rewards.
+        group_N: one number a group.
+
+    Returns:
+        Advantages [N].
+
+    >>> group_N = torch.tensor([0, 0, 0, 1])
+    >>> leave_one_out(torch.tensor([3.0, 1.0, 2.0, 5.0]), group_N)  # 3 - (1 + 2) / 2
+    tensor([ 1.5000, -1.5000,  0.0000,  0.0000])
+    """
+    reward_D, size_N = reward_N.double(), group_size(group_N)
+    above_N = (reward_D - group_mean(reward_D, group_N)) * size_N / (size_N - 1).clamp(min=1)
+    return above_N.masked_fill(~group_varies(reward_N, group_N), 0.0).to(reward_N)
+
+
+def standardised(value_NC: Tensor, counted_NC: Tensor, eps: float) -> Tensor:
+    """Shift and scale what counts, over all rows at once, to mean 0 and standard deviation 1.
+
+        (x - mean) / (std + eps), with the unbiased standard deviation
+
+    Hu et al. 2025 (REINFORCE++), arXiv:2501.03262, where it is of the advantages of all tokens.
+    Equal numbers have exactly 0, whatever the rounding of their mean, and so has a single one.
+
+    Args:
+        value_NC: any numbers, of rows or of tokens.
+        counted_NC: bool, of the same shape.
+        eps: keeps what hardly varies from being divided by next to nothing.
+
+    Returns:
+        The same shape, 0 where nothing counts.
+
+    >>> value_N, counted_N = torch.tensor([1.0, 3.0, 9.0]), torch.tensor([True, True, False])
+    >>> standardised(value_N, counted_N, eps=1e-4)  # 1 / (sqrt(2) + 1e-4)
+    tensor([-0.7071,  0.7071,  0.0000])
+    """
+    counted_C = value_NC.double()[counted_NC]
+    if len(counted_C) < 2 or bool(counted_C.min() == counted_C.max()):
+        return torch.zeros_like(value_NC)
+    scaled_NC = (value_NC.double() - counted_C.mean()) / (counted_C.std() + eps)
+    return scaled_NC.masked_fill(~counted_NC, 0.0).to(value_NC)
+
+
 def _groups(group_N: Tensor) -> tuple[Tensor, Tensor]:
     """Which group each row is of, counted from 0, and the size of each."""
     _, index_N, size_G = torch.unique(group_N, return_inverse=True, return_counts=True)

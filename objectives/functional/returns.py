@@ -61,6 +61,25 @@ def gae(
     return advantage_NT, advantage_NT + value_NT.masked_fill(~mask_NT, 0.0)
 
 
+def reward_to_go(reward_NT: Tensor, mask_NT: Tensor) -> Tensor:
+    """What each action and those after it earn, undiscounted.
+
+        G_t = sum over i >= t of r_i
+
+    Args:
+        reward_NT: the reward of each action.
+        mask_NT: bool; True on actions.
+
+    Returns:
+        [N, T], 0 outside the mask.
+
+    >>> reward_to_go(torch.tensor([[1., 2., 4.]]), torch.tensor([[True, False, True]]))
+    tensor([[5., 0., 4.]])
+    """
+    counted_NT = reward_NT.masked_fill(~mask_NT, 0.0)
+    return counted_NT.flip(-1).cumsum(-1).flip(-1).masked_fill(~mask_NT, 0.0)
+
+
 def masked_whiten(
     value_NT: Tensor, mask_NT: Tensor, *, shift: bool = True, eps: float = 1e-8
 ) -> Tensor:

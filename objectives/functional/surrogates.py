@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from trimtab.objectives.functional.aggregation import mean_of
+from trimtab.objectives.functional.aggregation import mean_of, sum_of
 
 
 def sequence_ratio(logratio_NT: Tensor, mask_NT: Tensor) -> Tensor:
@@ -30,6 +30,25 @@ def sequence_ratio(logratio_NT: Tensor, mask_NT: Tensor) -> Tensor:
     tensor([[1.7321, 1.7321, 1.7321]])
     """
     return mean_of(logratio_NT, mask_NT)[:, None].exp().expand_as(logratio_NT)
+
+
+def completion_ratio(logratio_NT: Tensor, mask_NT: Tensor) -> Tensor:
+    """The ratio of the probabilities of a whole completion: the product of its tokens'.
+
+        pi(y) / pi_old(y) = exp(sum over t of log(pi(y_t) / pi_old(y_t)))
+
+    Args:
+        logratio_NT: log(pi / pi_old) of each token.
+        mask_NT: bool; True on trained tokens.
+
+    Returns:
+        Ratios [N]; 1 where nothing is trained.
+
+    >>> mask_NT = torch.tensor([[True, True, False]])
+    >>> completion_ratio(torch.tensor([[2.0, 4.0, 9.0]]).log(), mask_NT)  # 2 * 4
+    tensor([8.])
+    """
+    return sum_of(logratio_NT, mask_NT).exp()
 
 
 def clipped_surrogate(

@@ -16,7 +16,7 @@ from worlds import World
 
 STEPS = 4
 EXITS = {"SIGTERM": 143, "SIGINT": 130, "SIGINT,SIGINT": 130, "SIGKILL": -signal.SIGKILL}
-OBJECTIVES = ("sft", "dpo", "kto", "reward_model", "grpo", "ppo")
+OBJECTIVES = ("sft", "dpo", "kto", "reward_model", "grpo", "ppo", "rloo", "reinforce_pp")
 
 
 def mostly_slow(*cases: Any, quick: Collection[Any]) -> list[Any]:

@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 from faults.bombs import Bomb
-from faults.commands import OBJECTIVES, file_of, learned, train
+from faults.commands import OBJECTIVES, file_of, learned, mostly_slow, train
 
 
 @pytest.fixture(scope="session")
@@ -15,7 +15,7 @@ def whole(world, tmp_path_factory):
     return learned(world, tmp_path_factory.mktemp("whole"))
 
 
-@pytest.fixture(scope="session", params=OBJECTIVES)
+@pytest.fixture(scope="session", params=mostly_slow(*OBJECTIVES, quick=OBJECTIVES[:6]))
 def any_whole(request, world, tmp_path_factory):
     """One of each objective."""
     return learned(world, tmp_path_factory.mktemp(request.param), request.param)
