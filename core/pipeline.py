@@ -2,29 +2,29 @@
 
 from __future__ import annotations
 
-import json
 import re
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 from trimtab.core.bases import Bases
 from trimtab.core.build import Registry
-from trimtab.core.config import DataConfig, ModelConfig, RunFile, Selected, StreamSection
+from trimtab.core.config import RunFile
+from trimtab.core.cost import Meter
 from trimtab.core.environment import environment
-from trimtab.core.errors import UserError
+from trimtab.core.errors import RunError, UserError
 from trimtab.core.finish import has_result
-from trimtab.core.options import Config, LocalPath
+from trimtab.core.kept import STAGES, keep
+from trimtab.core.keys import Key, refreshed
+from trimtab.core.paths import absolute, handed_over
 from trimtab.core.processes import Processes
 from trimtab.core.run import Run
 from trimtab.core.rundir import CONFIG, SOURCE, RunDirectory, new_run_path
 from trimtab.core.runfile import Plan, Stage, dump, dump_plan, load
 from trimtab.core.runfile import Registry as Checked
 from trimtab.core.signals import Stop, stop_on_signals
-from trimtab.core.stages import HANDOVER
-
-Section = TypeVar("Section", bound=Config)
-S = TypeVar("S", bound=Selected)
+from trimtab.core.summary import summary_of, write_summary
 
 
 class Observed(Registry, Protocol):
@@ -38,16 +38,28 @@ class Observed(Registry, Protocol):
 
 
 def start(plan: Plan, path: Path | None, registry: Observed, processes: Processes) -> Path:
-    """Run every stage in a new directory; return it."""
+    """Run every stage; return the directory.
+
+    It is a new one, or one that holds stages: then it goes on by this plan, and of its stages
+    those are kept that come out the same.
+    """
     first = plan.stages[0].run
     chosen = path or (Path(first.run) if first.run else new_run_path(Path("runs"), plan.path.stem))
     home = Path(processes.gather(str(chosen))[0])
     plan = Plan(plan.path, plan.text, tuple(_settled(s, registry) for s in plan.stages))
     with stop_on_signals() as stop:
-        if processes.main:
+        goes_on = _staged(plan) and processes.gather(RunDirectory(home).staged)[0]
+        if processes.main and not goes_on:
             RunDirectory.create(home, dump_plan(plan), plan.text, environment())
         processes.wait()
-        return _run_all(plan, RunDirectory.open(home), registry, processes, stop)
+        directory = RunDirectory.open(home)
+        if _staged(plan):
+            return Pipeline(directory, registry, processes, stop).carry_out(plan)
+        return _execute(Run(plan.stages[0].run, directory, registry, None, processes, stop))
+
+
+def _staged(plan: Plan) -> bool:
+    return plan.stages[0].name is not None
 
 
 def _settled(stage: Stage, registry: Registry) -> Stage:
@@ -58,7 +70,10 @@ def resume(path: Path, registry: Observed, processes: Processes) -> Path:
     """Go on where the directory stands. A finished run takes no extra step."""
     with stop_on_signals() as stop:
         home = RunDirectory.open(path)
-        return _run_all(resolved(home, registry), home, registry, processes, stop)
+        if home.staged:
+            return Pipeline(home, registry, processes, stop).carry_out(None)
+        plan = resolved(home, registry)
+        return _execute(Run(plan.stages[0].run, home, registry, None, processes, stop))
 
 
 def resolved(directory: RunDirectory, registry: Checked) -> Plan:
@@ -72,110 +87,118 @@ def resolved(directory: RunDirectory, registry: Checked) -> Plan:
     return plan
 
 
-def _run_all(
-    plan: Plan, home: RunDirectory, registry: Observed, processes: Processes, stop: Stop
-) -> Path:
-    if plan.stages[0].name is None:
-        run = Run(plan.stages[0].run, home, registry, None, processes, stop)
-        return _execute(run, registry)
-    with home.lock() if processes.main else nullcontext():
-        _stages(plan, home, registry, processes, stop)
-    return home.path
+class Pipeline:
+    """The stages of one run file in their directory."""
+
+    def __init__(
+        self, home: RunDirectory, registry: Observed, processes: Processes, stop: Stop
+    ) -> None:
+        self.home = home
+        self.registry = registry
+        self.processes = processes
+        self.stop = stop
+        self.bases = Bases()
+        self.keys: dict[str, Key] = {}
+
+    def carry_out(self, plan: Plan | None) -> Path:
+        """Every stage that is not finished, by this plan; by None, as ``config.yaml`` says.
+
+        Whatever is the last thing that happens here, calling it again goes on from there.
+        """
+        home, main = self.home, self.processes.main
+        with home.lock() if main else nullcontext():
+            if plan is None:
+                plan = resolved(home, self.registry)
+            elif main and home.config != dump_plan(plan):
+                home.adopt(dump_plan(plan), plan.text)
+            if main:
+                files = {str(stage.name): stage.run for stage in plan.stages}
+                say = self._run(plan.stages[0], plan.stages[0].run).note
+                self.keys = keep(home.path, files, self.registry, say)
+            self.processes.wait()
+            kept = [str(stage.name) for stage in plan.stages if self._is_finished(stage)]
+            if main:
+                self.registry.hook.pipeline_started(home=home.path, plan=plan, kept=kept)
+            try:
+                self._stages(plan)
+            finally:
+                if main:
+                    self._summarize(plan, kept)
+        return home.path
+
+    def _stages(self, plan: Plan) -> None:
+        """One after the other. ``run.json`` of the whole counts the steps of all."""
+        steps = 0
+        for stage in plan.stages:
+            if self.processes.main:
+                self._prepare(stage)
+            self.processes.wait()
+            directory = self._directory(stage)
+            settled = resolved(directory, self.registry).stages[0].run
+            try:
+                _execute(self._run(stage, self._asked(settled, stage)))
+            except BaseException:
+                if self.processes.main:
+                    ended = directory.state()
+                    self.home.set_state(ended.state, steps + ended.step, ended.error)
+                raise
+            steps += directory.state().step
+            if self.processes.main:
+                last = stage is plan.stages[-1]
+                self.home.set_state("finished" if last else "running", steps)
+
+    def _prepare(self, stage: Stage) -> None:
+        """Make the stage's directory, or bring its run file up to what lies elsewhere now."""
+        directory = self._directory(stage)
+        if not (directory.path / CONFIG).exists():
+            name, home = str(stage.name), self.home
+            self.keys[name] = key = Key.of(stage.run, self.registry, self.keys)
+            text = dump(handed_over(stage.run, stage.run, home.path))
+            RunDirectory.create(directory.path, text, home.source, environment(), key.document())
+            return
+        settled = resolved(directory, self.registry).stages[0].run
+        asked = self._asked(settled, stage)
+        if asked != settled:
+            with directory.lock():
+                directory.rewrite_config(dump(asked))
+
+    def _asked(self, settled: RunFile, stage: Stage) -> RunFile:
+        fresh = refreshed(settled, stage.run, self.registry)
+        return handed_over(fresh, stage.run, self.home.path)
+
+    def _directory(self, stage: Stage) -> RunDirectory:
+        return RunDirectory(self.home.path / STAGES / str(stage.name))
+
+    def _run(self, stage: Stage, file: RunFile) -> Run:
+        parts = self._directory(stage), self.registry, stage.name, self.processes, self.stop
+        return Run(file, *parts, self.bases)
+
+    def _is_finished(self, stage: Stage) -> bool:
+        return _is_finished(self._run(stage, stage.run))
+
+    def _summarize(self, plan: Plan, kept: Sequence[str]) -> None:
+        """However it ends. Where the disk is full, that is not why."""
+        summary: Mapping[str, Any] = summary_of(plan, self.home.path, kept)
+        with suppress(OSError, RunError):
+            self.home.check_ours()
+            write_summary(self.home.path, summary)
+        self.registry.hook.pipeline_ended(home=self.home.path, summary=summary)
 
 
-def _stages(
-    plan: Plan, home: RunDirectory, registry: Observed, processes: Processes, stop: Stop
-) -> None:
-    """One after the other. ``run.json`` of the whole counts the steps of all."""
-    steps, bases = 0, Bases()
-    for stage in plan.stages:
-        directory = RunDirectory(home.path / "stages" / str(stage.name))
-        if processes.main and not (directory.path / CONFIG).exists():
-            file = handed_over(stage.run, stage.run, home.path)
-            RunDirectory.create(directory.path, dump(file), home.source, environment())
-        processes.wait()
-        settled = resolved(directory, registry).stages[0].run
-        file = handed_over(settled, stage.run, home.path)
-        try:
-            _execute(Run(file, directory, registry, stage.name, processes, stop, bases), registry)
-        except BaseException:
-            if processes.main:
-                ended = directory.state()
-                home.set_state(ended.state, steps + ended.step, ended.error)
-            raise
-        steps += directory.state().step
-        if processes.main:
-            last = stage is plan.stages[-1]
-            home.set_state("finished" if last else "running", steps)
-
-
-def _execute(run: Run, registry: Observed) -> Path:
-    if run.directory.state().state == "finished" and has_result(run):
+def _execute(run: Run) -> Path:
+    """Carry out one run, unless it is finished, and measure what it costs."""
+    if _is_finished(run):
         run.note(f"{run.directory.path} is finished: nothing is left to do")
         return run.directory.path
-    trackers = [registry.make("tracker", t.name, t.options) for t in run.file.trackers]
-    with registry.observing(trackers):
+    registry: Any = run.registry
+    observers = [registry.make("tracker", t.name, t.options) for t in run.file.trackers]
+    if run.processes.main:
+        observers.append(Meter(run.directory))
+    with registry.observing(observers):
         result: Path = registry.hook.execute_run(run=run)
     return result
 
 
-def handed_over(settled: RunFile, asked: RunFile, home: Path) -> RunFile:
-    """A stage's file; each ``stages.NAME`` that was asked for is that directory, as it is now."""
-
-    def made(value: Any, given: Any) -> Any:
-        if isinstance(given, dict) and isinstance(value, dict):
-            return {key: made(each, given.get(key)) for key, each in value.items()}
-        if isinstance(given, list) and isinstance(value, list) and len(given) == len(value):
-            return [made(*pair) for pair in zip(value, given, strict=True)]
-        if isinstance(given, str) and (match := HANDOVER.fullmatch(given)):
-            return str((home / "stages" / match[1]).resolve())
-        return value
-
-    plain = made(settled.model_dump(mode="json"), asked.model_dump(mode="json"))
-    return RunFile.model_validate_json(json.dumps(plain))
-
-
-def absolute(file: RunFile, registry: Registry) -> RunFile:
-    """Local paths made absolute, so that a run can be resumed from anywhere."""
-
-    def selected(kind: str, one: Selected | None) -> Selected | None:
-        return one and _absolute(one, registry.find(kind, one.name).options)
-
-    def streamed(one: StreamSection) -> StreamSection:
-        data, source = _absolute(one.data, DataConfig), selected("source", one.source)
-        return one.model_copy(update={"data": data, "source": source})
-
-    engine = selected("engine", file.rollout.engine)
-    return file.model_copy(
-        update={
-            "data": _absolute(file.data, DataConfig),
-            "model": _absolute(file.model, ModelConfig),
-            "objective": selected("objective", file.objective),
-            "reference": selected("reference", file.reference),
-            "source": selected("source", file.source),
-            "judge": selected("judge", file.judge),
-            "rollout": file.rollout.model_copy(update={"engine": engine}),
-            "streams": {name: streamed(one) for name, one in file.streams.items()},
-            "reward": [selected("reward", one) for one in file.reward],
-            "trackers": [selected("tracker", one) for one in file.trackers],
-        }
-    )
-
-
-def _absolute(section: Section, options: type[Config]) -> Section:
-    """The paths among these options that exist, as they are seen from everywhere."""
-    given = section.model_dump()
-    changes = {
-        key: [_seen(one) for one in given[key]]
-        if isinstance(given[key], list)
-        else _seen(given[key])
-        for name, field in options.model_fields.items()
-        for key in [field.alias or name]
-        if any(isinstance(mark, LocalPath) for mark in field.metadata) and given.get(key)
-    }
-    return section.model_copy(update=changes)
-
-
-def _seen(path: str) -> str:
-    there = Path(path).expanduser()
-    return str(there.resolve()) if there.exists() else path
+def _is_finished(run: Run) -> bool:
+    """Finished, and its results are there."""
+    return run.directory.state().state == "finished" and has_result(run)

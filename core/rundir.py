@@ -34,8 +34,11 @@ State = Literal["running", "finished", "failed", "stopped"]
 
 CONFIG = "config.yaml"
 SOURCE = "config.source.yaml"
+STAGE = "stage.json"
+"""In the directory of a stage: its key, and what that is made of."""
+
 _LOCK = "run.lock"
-_MADE_BEFORE_CONFIG = {_LOCK, "checkpoints", SOURCE, "env.json", "run.json"}
+_MADE_BEFORE_CONFIG = {_LOCK, "checkpoints", SOURCE, STAGE, "env.json", "run.json"}
 
 
 @dataclass(frozen=True)
@@ -55,10 +58,16 @@ class RunDirectory:
 
     @classmethod
     def create(
-        cls, path: Path, config_text: str, source_text: str, env: Mapping[str, Any]
+        cls,
+        path: Path,
+        config_text: str,
+        source_text: str,
+        env: Mapping[str, Any],
+        stage: Mapping[str, Any] | None = None,
     ) -> RunDirectory:
         """Make the directory with what the run was given. ``config.yaml`` is written last.
 
+        ``stage`` is what ``stage.json`` holds, in the directory of a stage.
         A directory that a dead process left before that is taken over.
         Raises ``UserError`` for any other directory that is not empty.
         """
@@ -72,6 +81,8 @@ class RunDirectory:
                 run.checkpoints.mkdir(exist_ok=True)
                 write_atomically(path / SOURCE, source_text)
                 write_json(path / "env.json", dict(env))
+                if stage is not None:
+                    write_json(path / STAGE, dict(stage))
                 run.set_state("running", 0)
                 write_atomically(path / CONFIG, config_text)
         except OSError as error:
@@ -134,6 +145,17 @@ class RunDirectory:
         """The text of the run file as it was given; nothing where it is lost."""
         file = self.path / SOURCE
         return file.read_text(encoding="utf-8", errors="replace") if file.exists() else ""
+
+    @property
+    def staged(self) -> bool:
+        """Does it hold the stages of a run file?"""
+        return (self.path / CONFIG).is_file() and bool(re.search(r"(?m)^stages:", self.config))
+
+    def adopt(self, config_text: str, source_text: str) -> None:
+        """Give it another run file, to go on by. Only for the holder of its lock."""
+        self.set_state("running", self.state().step)
+        write_atomically(self.path / SOURCE, source_text)
+        self.rewrite_config(config_text)
 
     def rewrite_config(self, text: str) -> None:
         """Replace the resolved run file, when a choice made at start becomes part of it."""

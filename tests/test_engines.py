@@ -15,7 +15,7 @@ from trimtab.core.config import RESHAPING, ModelConfig
 from trimtab.core.engine import EngineSetting
 from trimtab.core.errors import UserError
 from trimtab.core.gradient import accumulate
-from trimtab.core.pipeline import absolute
+from trimtab.core.paths import absolute
 from trimtab.core.policy import POLICY
 from trimtab.core.runfile import load
 from trimtab.core.sampling import as_sequences, uniforms

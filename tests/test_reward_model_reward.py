@@ -281,7 +281,7 @@ def test_a_reward_model_of_another_vocabulary_is_refused(plugins, world, ensembl
 
 
 def test_a_relative_path_is_kept_absolute(world, ensemble, monkeypatch, plugins):
-    from trimtab.core.pipeline import absolute
+    from trimtab.core.paths import absolute
     from trimtab.core.runfile import load
 
     monkeypatch.chdir(ensemble.parent)

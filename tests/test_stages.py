@@ -13,7 +13,7 @@ import warm
 import yaml
 from worlds import World, differences, lines, whole_state
 
-from trimtab.core.pipeline import absolute
+from trimtab.core.paths import absolute
 from trimtab.core.runfile import load
 from trimtab.plugins.registry import Plugins
 

@@ -29,7 +29,7 @@ class FunctionConfig(Config):
     function: str
     """``module:callable``; the module may be a file in ``folder``."""
 
-    folder: Annotated[str, LocalPath()] = "."
+    folder: Annotated[str, LocalPath(modules_of="function")] = "."
     """Where modules are looked for first; a run keeps it absolute."""
 
     args: dict[str, Any] | None = None
