@@ -38,6 +38,25 @@ def is_scalar(folder: Path) -> bool:
     return HEAD in (adapter_settings(folder).get("modules_to_save") or ())
 
 
+def take_off(base: Any) -> None:
+    """Take adapters, heads and hooks off a base. Roles that were on it must not be used again."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    for name, module in list(base.named_modules()):
+        if isinstance(module, BaseTunerLayer):
+            base.set_submodule(name, module.get_base_layer())
+    for name in (HEAD, "peft_config"):
+        if hasattr(base, name):
+            delattr(base, name)
+    base.disable_input_require_grads()
+    hooks = base.get_input_embeddings()._forward_hooks
+    for key, hook in list(hooks.items()):  # PEFT puts it there again, and forgets the first one
+        if getattr(hook, "__name__", "").startswith("make_inputs_require_grad"):
+            del hooks[key]
+    base.train()
+    base.requires_grad_(False)
+
+
 class Roles:
     """The roles of a run on a base. Without an adapter, the policy is the base itself.
 
