@@ -157,6 +157,8 @@ class LanguageModel:
 
     def next_logits(self, inputs: Tensor, seen: Tensor, position: Tensor, cache: Any) -> Tensor:
         """Logits [N, V] of the token to come, float32; the cache grows by the inputs."""
+        for module, _ in self.dropouts:
+            module.p = 0.0
         with self._compute():
             hidden_NSH = self.base.base_model(
                 input_ids=inputs,

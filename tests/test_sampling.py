@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tiny import policy, save_tiny
+from tiny import DEVICE, perturb, policy, save_tiny
 from transformers import (
     Gemma3ForCausalLM,
     Gemma3TextConfig,
@@ -13,10 +13,13 @@ from transformers import (
 )
 
 from trimtab import Needs
+from trimtab.core.config import ModelConfig
 from trimtab.core.errors import RunError
-from trimtab.core.model import checkpoints, load_tokenizer
+from trimtab.core.lm import LanguageModel
+from trimtab.core.model import checkpoints, load_base, load_tokenizer
 from trimtab.core.policy import POLICY
-from trimtab.core.sampling import _draw, as_sequences, portions, sample, stop_ids, uniforms
+from trimtab.core.roles import Roles
+from trimtab.core.sampling import _draw, as_sequences, portions, sample, stop_ids, stream, uniforms
 
 NEVER: frozenset[int] = frozenset()
 PROMPTS = [[5, 6, 7, 8, 9, 10, 11], [12], [13, 14, 15], [16, 17, 18, 19]]
@@ -41,6 +44,28 @@ def test_a_row_gets_the_same_tokens_alone_and_in_any_batch(tiny):
     one_by_one = drawn(model, PROMPTS, range(4))
     assert together == backwards == alone == one_by_one
     assert len({c.tokens for c in drawn(model, [PROMPTS[0]] * 4, range(4))}) == 4
+
+
+def test_dropout_is_of_passes_with_gradient_and_changes_no_sample(tiny):
+    config = ModelConfig(name=str(tiny), quantization="none", adapter={"rank": 4, "dropout": 0.5})
+    roles = Roles(load_base(config, DEVICE), config.adapter)
+    perturb(roles, 0.3)
+    model = LanguageModel(roles, dtype=torch.float32, micro_tokens=4096)
+    undropped = policy(tiny)
+    assert drawn(model, PROMPTS, range(4)) == drawn(undropped, PROMPTS, range(4))
+
+
+def test_a_completion_streams_the_tokens_that_it_is_sampled_with(tiny):
+    model = policy(tiny)
+    for row, prompt in enumerate(PROMPTS):
+        (whole,) = drawn(model, [prompt], [row])
+        with model.role(POLICY):
+            assert tuple(stream(model, prompt, uniforms(3, 1, [row], 12), stops=NEVER)) == (
+                whole.tokens
+            )
+            stops = frozenset([whole.tokens[4]])
+            cut = tuple(stream(model, prompt, uniforms(3, 1, [row], 12), stops=stops))
+        assert cut == whole.tokens[: whole.tokens.index(whole.tokens[4]) + 1]
 
 
 def shaped(kind, folder):
