@@ -54,10 +54,8 @@ def _origin(run: Run, account: Mapping[str, Any]) -> Iterator[str]:
         yield f"- {name[:1].upper()}{name[1:]}: {count}"
     if _sampled(run):
         rollout = file.rollout
-        yield (
-            f"- Sampled from: `{file.model.name}`, held as {file.model.quantization}"
-            + (f", with the adapter of `{Path(file.model.start).name}`" * bool(file.model.start))
-        )
+        start = f", with the adapter of `{Path(file.model.start).name}`" if file.model.start else ""
+        yield f"- Sampled from: `{file.model.name}`, held as {file.model.quantization}{start}"
         yield (
             f"- Sampled: at most {rollout.max_new_tokens} tokens, at temperature "
             f"{rollout.temperature:g}"

@@ -158,6 +158,8 @@ class Making:
         files = [self._file(step) for step in range(self.parts.steps)]
         chosen = list(maker.finish([row for file in files for row in file["rows"]]))
         account = {**maker.describe(), "made": _account(files, chosen)}
+        if not chosen:
+            raise UserError(f"no row could be made: {_reasons(account['made'])}")
         write_json(home / "data.json", account)
         write_atomically(home / "README.md", data_card(self.run, account, chosen))
         write_whole(home / DATA, lambda folder: _write_rows(folder, chosen))
@@ -190,3 +192,11 @@ def _account(files: Sequence[Mapping[str, Any]], chosen: Rows) -> dict[str, Any]
         "written": len(chosen),
         **({"counts": dict(sorted(counts.items()))} if counts else {}),
     }
+
+
+def _reasons(made: Mapping[str, Any]) -> str:
+    """What became of the rows that were read."""
+    dropped = Counter(row["reason"] for row in made["dropped"])
+    told = [f"{count} dropped, {reason}" for reason, count in dropped.most_common()]
+    told += [f"{name}: {count}" for name, count in made.get("counts", {}).items()]
+    return "; ".join([f"{made['read']} read", *told])

@@ -43,8 +43,13 @@ class Kept(NamedTuple):
     columns: Mapping[str, Any] | None = None
     """Its other columns, for kinds that keep them."""
 
-    asked: Side | None = None
-    """The prompt as the row has it, for the same kinds."""
+    example: Example | None = None
+    """What the row says, for the same kinds."""
+
+    @property
+    def asked(self) -> Side | None:
+        """The prompt as the row has it, where that is kept."""
+        return self.example.prompt if self.example else None
 
 
 @dataclass(frozen=True)
@@ -53,10 +58,17 @@ class Loaded:
 
     rows: Sequence[Kept]
     report: Report
+    last: int
+    """The number of the last row, be it usable or not."""
 
 
-def load(name: str, rows: Rows, kind: Kind, encoder: Encoder, data: DataConfig) -> Loaded:
-    """Read, convert where ``data.convert`` says so, check and tokenize every row."""
+def load(
+    name: str, rows: Rows, kind: Kind, encoder: Encoder, data: DataConfig, after: int = 0
+) -> Loaded:
+    """Read, convert where ``data.convert`` says so, check and tokenize every row.
+
+    Rows are numbered on from ``after``, the last number of the table before.
+    """
     conversion = conversion_for(kind, data.convert)
     account: Account | None = None
     names: Mapping[str, str] = data.columns
@@ -68,8 +80,9 @@ def load(name: str, rows: Rows, kind: Kind, encoder: Encoder, data: DataConfig) 
     kept: list[Kept] = []
     dropped: list[Dropped] = []
     columns: Sequence[str] = ()
-    plain = 0
-    for chunk in _chunks(rows):
+    plain, last = 0, after
+    for chunk in _chunks(_numbered_on(rows, after)):
+        last = chunk[-1].number if isinstance(chunk[-1], Row) else chunk[-1].row
         readable = [row for row in chunk if isinstance(row, Row)]
         columns = columns or list(readable[0].columns if readable else ())
         examples = [_example(row.columns, kind, names) for row in readable]
@@ -83,10 +96,10 @@ def load(name: str, rows: Rows, kind: Kind, encoder: Encoder, data: DataConfig) 
                 faults[row.number] = Dropped(row.number, str(result), row.place)
             else:
                 said = renamed(row.columns, names)
-                asked = example.prompt if isinstance(example, Example) else None
-                kept.append(_kept(row.number, result, kind, said, asked))
+                known = example if isinstance(example, Example) else None
+                kept.append(_kept(row.number, result, kind, said, known))
         dropped += [faults[number] for number in sorted(faults)]
-    kept = _all_soft(kept)
+    kept = all_soft(kept)
     return Loaded(
         kept,
         Report(
@@ -99,10 +112,21 @@ def load(name: str, rows: Rows, kind: Kind, encoder: Encoder, data: DataConfig) 
             columns=columns,
             conversion=account,
         ),
+        last,
     )
 
 
-def _all_soft(kept: list[Kept]) -> list[Kept]:
+def _numbered_on(rows: Rows, after: int) -> Iterator[Row | Dropped]:
+    for row in rows:
+        if not after:
+            yield row
+        elif isinstance(row, Row):
+            yield replace(row, number=row.number + after)
+        else:
+            yield replace(row, row=row.row + after)
+
+
+def all_soft(kept: list[Kept]) -> list[Kept]:
     """Where some pairs have soft labels, the hard ones of the others are certain."""
     if not any(isinstance(row.tokens.said, Preference) for row in kept):
         return kept
@@ -122,7 +146,11 @@ def _example(columns: Mapping[str, Any], kind: Kind, names: Mapping[str, str]) -
 
 
 def _kept(
-    number: int, tokens: Encoded, kind: Kind, columns: Mapping[str, Any], asked: Side | None
+    number: int,
+    tokens: Encoded,
+    kind: Kind,
+    columns: Mapping[str, Any],
+    example: Example | None,
 ) -> Kept:
     prompt = hashlib.blake2b(tokens.prompt.tobytes(), digest_size=16)
     content = prompt.copy()
@@ -141,7 +169,7 @@ def _kept(
         content.digest(),
         None if annotator is None else str(annotator),
         others,
-        asked if kind.keeps_columns else None,
+        example if kind.keeps_columns else None,
     )
 
 

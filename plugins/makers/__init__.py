@@ -1,0 +1,1 @@
+"""Sources of stages that make a data set; see ``trimtab.core.maker``."""

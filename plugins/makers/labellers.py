@@ -1,0 +1,165 @@
+"""Who says which of two responses is better: the run's rewards, or a judge."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import combinations
+from statistics import mean
+from typing import Any, NamedTuple, Protocol
+
+from trimtab.core.errors import UserError
+from trimtab.core.judge import Comparison, Verdict
+from trimtab.core.reward import Group, Score
+from trimtab.core.sampling import uniforms
+from trimtab.core.seeds import mixed
+from trimtab.core.source import Setting
+from trimtab.plugins.makers.answered import pairs, responses
+from trimtab.plugins.makers.columns import told
+from trimtab.plugins.sources.load import Kept
+
+UNSCORED = "a response that no reward could score"
+ABSTAINED = "the judge abstained"
+
+
+class Label(NamedTuple):
+    """Which of two responses is better, and who says so."""
+
+    a: int
+    """Place of a response in its row; so is ``b``."""
+
+    b: int
+    first: float
+    """P(a is better); 1/2 is a tie."""
+
+    annotator: str
+
+
+@dataclass(frozen=True)
+class Said:
+    """What was said of the responses of one row."""
+
+    labels: Sequence[Label]
+    order: Mapping[int, float]
+    """A number for each response that could be compared, higher for a better one."""
+
+    unlabelled: Mapping[str, int] = field(default_factory=dict)
+    """Pairs without a label, by reason."""
+
+
+class Labeller(Protocol):
+    """Labels all pairs of responses."""
+
+    def label(self, rows: Sequence[Kept], groups: Sequence[Group]) -> list[Said]:
+        """One answer a row; every process calls it alike and gets the same."""
+
+    def notes(self) -> list[str]:
+        """What the user should know of the last call."""
+
+    def describe(self) -> Mapping[str, Any]:
+        """Who labels, as JSON."""
+
+
+class ByReward:
+    """P(a is better) = sigmoid(r_a - r_b); with ``draw`` the winner is drawn with it."""
+
+    def __init__(self, setting: Setting, *, draw: bool) -> None:
+        if setting.rewards is None:
+            raise UserError(
+                "labels by reward ask the run's rewards, and the run file names none: give "
+                "reward: [{name: ...}] (trimtab plugins lists them), or label by: judge or file"
+            )
+        self.setting, self.rewards, self.draw = setting, setting.rewards, draw
+        counted = [m.label for m in self.rewards.members if m.section.weight]
+        self.annotator = f"reward:{'+'.join(counted)}"
+
+    def label(self, rows: Sequence[Kept], groups: Sequence[Group]) -> list[Said]:
+        scores = self.rewards.score(groups, self.setting.processes, learn=True)
+        return [self._said(row, of_row) for row, of_row in zip(rows, scores, strict=True)]
+
+    def notes(self) -> list[str]:
+        return [str(fault) for fault in self.rewards.drain_faults()]
+
+    def describe(self) -> Mapping[str, Any]:
+        return {"annotator": self.annotator, "rewards": self.rewards.describe()}
+
+    def _said(self, row: Kept, scores: Sequence[Score]) -> Said:
+        order = {place: s.value for place, s in enumerate(scores) if s.value is not None}
+        labels = [
+            Label(a, b, self._first(row, a, b, order[a] - order[b]), self.annotator)
+            for a, b in combinations(order, 2)
+        ]
+        left = len(pairs(row)) - len(labels)
+        return Said(labels, order, {UNSCORED: left} if left else {})
+
+    def _first(self, row: Kept, a: int, b: int, gap: float) -> float:
+        """P(a is better), or 1 and 0 where it is drawn."""
+        if not self.draw:
+            return sigmoid(gap)
+        stream = mixed(self.setting.seed, "labels")
+        drawn = uniforms(stream, row.row, [mixed(a, b)], 1).item()
+        return float(drawn < sigmoid(gap))
+
+
+class ByJudge:
+    """The judge of the run, which sees both orders of every pair."""
+
+    def __init__(self, setting: Setting) -> None:
+        if setting.judge is None:
+            raise UserError("labels by judge ask one: give judge: {name: ...} in the run file")
+        self.setting, self.judge = setting, setting.judge
+        self.annotator = f"judge:{setting.judge.name}"
+
+    def label(self, rows: Sequence[Kept], groups: Sequence[Group]) -> list[Said]:
+        processes = self.setting.processes
+        own = processes.share(len(rows)).tolist()
+        shares = processes.gather(
+            dict(zip(own, self._verdicts([rows[n] for n in own]), strict=True))
+        )
+        everywhere = {n: verdicts for share in shares for n, verdicts in share.items()}
+        return [self._said(row, everywhere[n]) for n, row in enumerate(rows)]
+
+    def notes(self) -> list[str]:
+        return []
+
+    def describe(self) -> Mapping[str, Any]:
+        return {"annotator": self.annotator}
+
+    def _verdicts(self, rows: Sequence[Kept]) -> list[list[Verdict]]:
+        """Of every pair of each row."""
+        asked = []
+        for row in rows:
+            assert row.example is not None
+            prompt, texts = told(row.example.prompt), [told(each) for each in responses(row)]
+            asked += [Comparison(prompt, texts[a], texts[b]) for a, b in pairs(row)]
+        answers = iter(self.judge.compare(asked) if asked else ())
+        return [[next(answers) for _ in pairs(row)] for row in rows]
+
+    def _said(self, row: Kept, verdicts: Sequence[Verdict]) -> Said:
+        labels = [
+            Label(a, b, verdict.value, self.annotator)
+            for (a, b), verdict in zip(pairs(row), verdicts, strict=True)
+            if verdict.value is not None
+        ]
+        left = len(verdicts) - len(labels)
+        return Said(labels, by_pairs(labels), {ABSTAINED: left} if left else {})
+
+
+def by_pairs(labels: Iterable[Label]) -> dict[int, float]:
+    """The mean P(better) of each response over the pairs in which it was compared."""
+    found: dict[int, list[float]] = {}
+    for label in labels:
+        found.setdefault(label.a, []).append(label.first)
+        found.setdefault(label.b, []).append(1 - label.first)
+    return {place: mean(found[place]) for place in sorted(found)}
+
+
+def sigmoid(number: float) -> float:
+    """1 / (1 + exp(-number)), for any size.
+
+    >>> sigmoid(0.0), sigmoid(800.0), sigmoid(-800.0)
+    (0.5, 1.0, 0.0)
+    """
+    small = math.exp(-abs(number))
+    return (1.0 if number >= 0 else small) / (1 + small)
