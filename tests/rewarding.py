@@ -85,3 +85,13 @@ def disliked(text: str) -> bool:
 def text_of(completion: Any) -> str:
     """Of a text, or of a turn."""
     return completion if isinstance(completion, str) else str(completion[-1]["content"])
+
+
+def letters(completions: Sequence[Any], **columns: Any) -> list[float]:
+    """How many there are."""
+    return [float(sum(map(str.isalpha, text_of(each)))) for each in completions]
+
+
+def few_letters(completions: Sequence[Any], **columns: Any) -> list[float]:
+    """Best is a certain number of letters; more is as bad as fewer."""
+    return [-abs(count - 5.0) for count in letters(completions)]

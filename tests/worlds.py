@@ -201,7 +201,7 @@ def whole_state(run: Path) -> dict[str, Any]:
             state[name] = [untimed(record) for record in lines(file)]
         elif file.name in ("evals.jsonl", "samples.jsonl"):
             state[name] = lines(file)
-        elif file.parent.parent.name == "checkpoints" and file.name == "run.json":
+        elif "checkpoints" in name.split("/") and file.name == "run.json":
             saved = json.loads(file.read_text())
             state[name] = {**saved, "logs": None, "config": None, "shards": None}
         elif not file.name.startswith(UNCOMPARED):
