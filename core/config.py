@@ -349,6 +349,9 @@ class WatchConfig(Config):
     counts: where no step was better, ``best`` is the start."""
 
 
+NOTHING_TO_DO = "this is required, unless source names what makes a data set"
+
+
 class RunFile(Config):
     """One run: what ``trimtab train`` reads, and what the resolved ``config.yaml`` holds."""
 
@@ -377,9 +380,8 @@ class RunFile(Config):
     @model_validator(mode="after")
     def _learns_or_makes(self) -> Self:
         if self.objective is None and self.source is None:
-            message = "this is required, unless source names what makes a data set"
             raise ValidationError.from_exception_data(
-                type(self).__name__, [_error_at("objective", message)]
+                type(self).__name__, [_error_at("objective", NOTHING_TO_DO)]
             )
         return self
 

@@ -2,18 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
+from pydantic import BaseModel, create_model
+
+from trimtab.core.config import RunFile
 from trimtab.core.errors import UserError
-from trimtab.core.explain import check
-from trimtab.core.recipe import Around, Part, Recipe
-from trimtab.core.stages import HANDOVER, OF_THE_FILE
+from trimtab.core.explain import check, models_in
+from trimtab.core.options import Config, OfKind
+from trimtab.core.origins import placed
+from trimtab.core.recipe import Around, OptionError, Part, Recipe
+from trimtab.core.stages import HANDOVER, NAME, OF_THE_FILE, handovers
 from trimtab.core.yamlfile import Fault, Node
 
 Named = tuple[str | None, Node]
 DEEPEST = 4
 """Recipes within recipes."""
+
+Sections = create_model(
+    "Sections",
+    __base__=Config,
+    **{
+        name: (Any if name == "objective" else field.annotation, None)
+        for name, field in RunFile.model_fields.items()
+    },  # type: ignore[call-overload]
+)
+"""The sections of a run of which a recipe may give any: none is required."""
 
 
 class Registry(Protocol):
@@ -31,20 +46,27 @@ def expanded(
 ) -> list[Named]:
     """The same runs, with the parts of each recipe in its place.
 
-    The last part has the name of the stage that was the recipe, so that later stages find it.
+    The last part has the name of the stage that was the recipe, so that later stages find it. A
+    recipe that something is wrong with, or around, stays as it is, and ``faults`` says why or the
+    check of its sections will.
     """
+    runs = list(runs)
     found: list[Named] = []
     for name, node in runs:
         recipe = _recipe(node, registry)
         if recipe is None:
             found.append((name, node))
         elif depth == DEEPEST:
-            found_at = node.child("objective") or node
             said = f"recipes within recipes, {DEEPEST} deep: name an objective"
-            faults.append(Fault(found_at.origin, found_at.key, said))
+            faults.append(_fault(node.value["objective"], said))
         else:
-            parts = list(_parts(name, node, recipe, registry, faults))
-            found += expanded(parts, registry, faults, depth + 1)
+            parts = _parts(name, node, recipe, registry, faults)
+            inner = expanded(parts, registry, faults, depth + 1) if parts else [(name, node)]
+            others = [other for other, _ in (*found, *runs) if other != name]
+            if taken := [each for each, _ in inner if each is not None and each in others]:
+                said = f"a stage of this recipe is named {taken[0]!r}, as another stage is"
+                faults.append(_fault(node.value["objective"], f"{said}; rename one"))
+            found += inner
     return found
 
 
@@ -66,24 +88,88 @@ def _parts(
     cls: type[Recipe[Any]],
     registry: Registry,
     faults: list[Fault],
-) -> Iterator[Named]:
+) -> list[Named]:
+    """The recipe's parts as stages; none where something is wrong."""
     objective = node.value["objective"]
     given = {key: value for key, value in objective.plain().items() if key != "name"}
-    options, found = check(cls.options, objective, given, also=("name",))
+    selected = list(_selected(cls.options, objective, registry))
+    within = list(_within(cls.options, selected, registry))
+    options, found = check(cls.options, objective, given, also=("name", *within))
+    for _, section, plugin in selected:
+        found += _check_selected(section, plugin)
     faults.extend(found)
-    if options is None:
-        return
+    sections = {key: one for key, one in node.value.items() if key != "objective"}
+    _, wrong = check(Sections, node, node.having(sections).plain(), whole=False)
+    if options is None or found or wrong:
+        return []
     try:
-        parts = list(cls(options).expand(_around(node, registry)))
+        parts = list(cls(options).expand(_around(sections, registry)))
+        _check_parts(cls, parts)
+    except OptionError as error:
+        faults.append(_fault(_at(objective, error.option), str(error), error.option))
+        return []
     except UserError as error:
-        faults.append(Fault(objective.origin, objective.key, str(error)))
-        return
+        faults.append(_fault(objective, str(error)))
+        return []
     names = _names(name, parts)
-    for part in parts:
-        yield names[part.name], _sections(node, objective, part, names)
+    for written in handovers(node):
+        if (part := str(written.value).removeprefix("stages.")) in names:
+            said = f"{part!r} is also a part of the recipe: rename the stage that is meant"
+            faults.append(_fault(written, said))
+    return [(names[part.name], _sections(node, objective, part, names)) for part in parts]
 
 
-def _around(node: Node, registry: Registry) -> Around:
+def _selected(
+    options: type[BaseModel], node: Node, registry: Registry
+) -> Iterator[tuple[str, Node, type[Any] | Fault]]:
+    """(option, section, plugin) of each option that selects a plugin, and is given."""
+    for key, field in options.model_fields.items():
+        below = node.child(field.alias or key)
+        if below is None or not isinstance(below.value, dict):
+            continue
+        kinds = [mark.kind for mark in field.metadata if isinstance(mark, OfKind)]
+        for model in models_in(field.annotation):
+            if not kinds:
+                for inner, section, plugin in _selected(model, below, registry):
+                    yield f"{key}.{inner}", section, plugin
+                continue
+            name = below.child("name") or Node(
+                model.model_fields["name"].get_default(), below.origin, below.under("name")
+            )
+            if isinstance(name.value, str):
+                yield key, below, _found(registry, kinds[0], name)
+
+
+def _found(registry: Registry, kind: str, name: Node) -> type[Any] | Fault:
+    try:
+        return registry.find(kind, name.value)
+    except UserError as error:
+        return _fault(name, str(error))
+
+
+def _within(
+    options: type[BaseModel], selected: Sequence[tuple[str, Node, type[Any] | Fault]], r: Registry
+) -> Iterator[str]:
+    """``optimizer.beta`` and so on: what an unknown option may have been meant for."""
+    for key, _, plugin in selected:
+        if not isinstance(plugin, Fault):
+            yield from (f"{key}.{option}" for option in plugin.options.model_fields)
+    for key, field in options.model_fields.items():
+        kinds = [mark.kind for mark in field.metadata if isinstance(mark, OfKind)]
+        if kinds and key not in [given for given, _, _ in selected]:
+            for name in r.names(kinds[0]):
+                yield from (f"{key}.{o}" for o in r.find(kinds[0], name).options.model_fields)
+
+
+def _check_selected(section: Node, plugin: type[Any] | Fault) -> list[Fault]:
+    """The options beside a plugin's name, by the plugin's own class."""
+    if isinstance(plugin, Fault):
+        return [plugin]
+    given = {key: value for key, value in section.plain().items() if key != "name"}
+    return check(plugin.options, section, given, also=("name",), whole=False)[1]
+
+
+def _around(sections: Mapping[str, Node], registry: Registry) -> Around:
     def learns_from(name: str) -> Any:
         cls = registry.find("objective", name)
         if issubclass(cls, Recipe):
@@ -98,13 +184,20 @@ def _around(node: Node, registry: Registry) -> Around:
             raise UserError(f"say which objective learns from {batch.__name__}: {several}")
         return fit[0]
 
-    sections = {
-        key: one.plain() for key, one in node.value.items() if key not in ("objective", "name")
-    }
-    return Around(sections, learns_from, the_one)
+    plain = {key: node.plain() for key, node in sections.items() if key != "name"}
+    return Around(plain, learns_from, the_one)
 
 
-def _names(name: str | None, parts: list[Part]) -> dict[str, str | None]:
+def _check_parts(cls: type[Recipe[Any]], parts: Sequence[Part]) -> None:
+    names = [part.name for part in parts]
+    if not parts or len(set(names)) < len(names) or not all(map(NAME.fullmatch, names)):
+        raise UserError(
+            f"the recipe {cls.name!r} is wrong: it is to have parts whose names differ, of "
+            f"lower-case letters, digits, - and _, a letter first. It has: {names}"
+        )
+
+
+def _names(name: str | None, parts: Sequence[Part]) -> dict[str, str | None]:
     """What each part is called in the file. A recipe of one part stays what it was."""
     if name is None:
         return {part.name: part.name if len(parts) > 1 else None for part in parts}
@@ -113,9 +206,9 @@ def _names(name: str | None, parts: list[Part]) -> dict[str, str | None]:
 
 
 def _sections(node: Node, objective: Node, part: Part, names: Mapping[str, str | None]) -> Node:
-    """The part's own sections over those around, with origins as near as can be."""
+    """The part's own sections over those around."""
     own = {
-        key: _node(_renamed(value, names), node.child(key), objective, key)
+        key: placed(_renamed(value, names), node.child(key), objective, key)
         for key, value in part.sections.items()
     }
     kept = {key: one for key, one in node.value.items() if key != "objective"}
@@ -138,22 +231,18 @@ def _renamed(value: Any, names: Mapping[str, str | None]) -> Any:
     return value
 
 
-def _node(value: Any, around: Node | None, objective: Node, key: str) -> Node:
-    """A value as it was written, where it was, else as one of the recipe's own line."""
-    if around is not None and around.plain() == value:
-        return around
-    if isinstance(value, Mapping):
-        options: list[Node] = list(objective.value.values())
-        if same := [option for option in options if option.plain() == value]:
-            return same[0]
-        inside = {
-            str(name): _node(
-                each, around.child(name) if around else None, objective, f"{key}.{name}"
-            )
-            for name, each in value.items()
-        }
-        return Node(inside, objective.origin, key)
-    if isinstance(value, list):
-        items = [_node(each, None, objective, f"{key}.{n}") for n, each in enumerate(value)]
-        return Node(items, objective.origin, key)
-    return Node(value, objective.origin, key)
+def _at(objective: Node, option: str) -> Node:
+    """Where an option stands, or the nearest above it that was written."""
+    here = objective
+    for part in option.split("."):
+        below = here.child(part)
+        if below is None:
+            break
+        here = below
+    return here
+
+
+def _fault(node: Node, said: str, option: str | None = None) -> Fault:
+    """``option`` names it where it was not written."""
+    key = node.key if option is None or node.key.endswith(f".{option}") else f"objective.{option}"
+    return Fault(node.origin, key, said)

@@ -32,18 +32,20 @@ WANTS = {
 
 
 def check(
-    model: type[M], node: Node, plain: Any, also: Sequence[str] = ()
+    model: type[M], node: Node, plain: Any, also: Sequence[str] = (), whole: bool = True
 ) -> tuple[M | None, list[Fault]]:
     """``plain`` as a ``model``, or None with all that is wrong with it.
 
     Values are read as JSON is: a list may become a tuple, text an enum, but ``"3"`` no number.
     ``node`` is where they were written. ``also`` are names to suggest for an unknown key.
+    Unless it is to be ``whole``, nothing is told that is missing.
     """
     try:
         return model.model_validate_json(json.dumps(plain)), []
     except ValidationError as error:
         errors = error.errors(include_url=False)
-        complaints = [_complaint(model, node, each, also) for each in errors]
+        told = [each for each in errors if whole or each["type"] != "missing"]
+        complaints = [_complaint(model, node, each, also) for each in told]
     return None, [_fault(group) for group in _by_choice(complaints)]
 
 
@@ -85,6 +87,8 @@ def _complaint(
         return _Complaint(node, node.key, kind, said, choice, context["expected"], known)
     if kind == "value_error":
         said = str(context["error"])
+        if below is None and last in _fields(model, path):
+            return _Complaint(node, node.under(last), kind, said, choice)
     wants = WANTS.get(kind)
     if kind == "model_type" and isinstance(node.value, str) and "name" in _fields(model, loc):
         wants = f"keys with values, such as {{name: {node.value}}}"
@@ -108,7 +112,7 @@ def _fault(group: Sequence[_Complaint]) -> Fault:
     wants = [complaint.wants for complaint in group if complaint.wants]
     known = [name for complaint in group for name in complaint.known]
     if first.kind == "extra_forbidden":
-        said = f"{first.said}.{suggestion(first.key.rpartition('.')[2], known)}"
+        said = f"{first.said}.{_near(first.key.rpartition('.')[2], known)}"
         here = ", ".join(name for name in known if "." not in name)
         said += f" Known: {here}." if here else " There are no options."
     elif wants:
@@ -124,6 +128,12 @@ def _fault(group: Sequence[_Complaint]) -> Fault:
     else:
         said = first.said.replace("Input should be", "must be") + f", not {_shown(node)}"
     return Fault(node.origin, first.key, said)
+
+
+def _near(key: str, known: Sequence[str]) -> str:
+    """A suggestion; else a dotted name that ends in this key."""
+    inside = [name for name in known if name.endswith(f".{key}")]
+    return suggestion(key, known) or (f" Did you mean {inside[0]!r}?" if inside else "")
 
 
 def _shown(node: Node) -> str:
@@ -147,14 +157,14 @@ def _fields(model: type[BaseModel], path: Sequence[str | int]) -> tuple[str, ...
         named = [inner for inner in models if inner.__name__ == part]
         fields = [inner.model_fields[part] for inner in models if part in inner.model_fields]
         if fields:
-            models = [inner for field in fields for inner in _models(field.annotation)]
+            models = [inner for field in fields for inner in models_in(field.annotation)]
         models = named or models
     return tuple(field.alias or name for m in models for name, field in m.model_fields.items())
 
 
-def _models(annotation: Any) -> Iterator[type[BaseModel]]:
+def models_in(annotation: Any) -> Iterator[type[BaseModel]]:
     """The models in an annotation such as ``list[Model] | None``."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         yield annotation
     for inner in get_args(annotation):
-        yield from _models(inner)
+        yield from models_in(inner)

@@ -28,7 +28,7 @@ class OptionError(UserError):
     def __init__(self, option: str, message: str) -> None:
         super().__init__(message)
         self.option = option
-        """Its dotted path among the recipe's options: ``reward_model.objective``."""
+        """Its dotted path among the options: ``select.by``."""
 
 
 @dataclass(frozen=True)

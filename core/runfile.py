@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from pydantic import BaseModel
 
-from trimtab.core.config import RunFile, SelectedReward
+from trimtab.core.config import NOTHING_TO_DO, RunFile, SelectedReward
 from trimtab.core.errors import UserError, suggestion
 from trimtab.core.expansion import expanded
 from trimtab.core.explain import check
@@ -167,6 +167,8 @@ def _run(node: Node, registry: Registry, faults: list[Fault]) -> RunFile | None:
     plain = node.plain() or {}
     run, found = check(RunFile, node, plain, also=("stages", *ELSEWHERE))
     faults.extend(found)
+    if run is None and plain.get("objective") is None and plain.get("source") is None:
+        faults.append(Fault(node.origin, node.under("objective"), NOTHING_TO_DO))
     if run is not None:
         plain = run.model_dump(mode="json", by_alias=True)
     for section, kind in KINDS.items():

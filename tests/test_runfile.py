@@ -105,9 +105,9 @@ learning_rate: 1e-5
         "run.yaml:1: model.name: wants text, not no, which is YAML for false; quote it: 'no'",
         "run.yaml:1: model.quantization: wants 'nf4', 'int8' or 'none', not no, which is YAML "
         "for false. Did you mean 'none'?",
-        "run.yaml:1: model.dropuot: unknown key. Known: name, start, quantization, dtype, "
-        "adapter, gradient_checkpointing, prefix_sharing, trust_remote_code.",
-        "run.yaml:2: data.train: wants text, not 3; quote it: '3'",
+        "run.yaml:1: model.dropuot: unknown key. Known: name, start, start_as, quantization, "
+        "dtype, adapter, gradient_checkpointing, prefix_sharing, trust_remote_code.",
+        "run.yaml:2: data.train: wants text or a list, not 3; quote it: '3'",
         "run.yaml:5: objective.strength: wants a number, not the text '0.1'",
         "run.yaml:6: objective.shape: wants 'round', 'square' or 'none', not the text 'sqare'. "
         "Did you mean 'square'?",
@@ -124,14 +124,14 @@ learning_rate: 1e-5
         "run.yaml:17: train.seed: given twice: first at run.yaml:16. Keep one.",
         "run.yaml:18: learning_rate: unknown key. Did you mean 'train.learning_rate'? Known: "
         "model, data, objective, reward, reference, source, judge, rollout, streams, train, "
-        "trackers, plugins, run, stages.",
+        "watch, trackers, plugins, run, stages.",
     ]
 
 
 @pytest.mark.parametrize(
     "text, expected",
     [
-        ("", ["run.yaml:1: data: this is required", "run.yaml:1: objective: this is required"]),
+        ("", ["run.yaml:1: data: this is required", "run.yaml:1: objective: this is required, un"]),
         (
             "objective:\n  strength: 1\ndata: {eval: x}",
             [
