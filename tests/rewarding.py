@@ -95,3 +95,13 @@ def letters(completions: Sequence[Any], **columns: Any) -> list[float]:
 def few_letters(completions: Sequence[Any], **columns: Any) -> list[float]:
     """Best is a certain number of letters; more is as bad as fewer."""
     return [-abs(count - 5.0) for count in letters(completions)]
+
+
+def the_same(completions: Sequence[Any], **columns: Any) -> list[float]:
+    """Whatever it is."""
+    return [0.5 for _ in completions]
+
+
+def nothing(completions: Sequence[Any], **columns: Any) -> list[float | None]:
+    """It cannot judge."""
+    return [None for _ in completions]
