@@ -14,6 +14,7 @@ prefix: the state that token a leads to from state s is s * size + a + 1.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -171,7 +172,13 @@ class World:
         return weight_Y / weight_Y.sum()
 
     def train(
-        self, objective: Objective, *, steps: int = 150, rows: int = 256, rate: float = 0.1
+        self,
+        objective: Objective,
+        *,
+        steps: int = 150,
+        rows: int = 256,
+        rate: float = 0.1,
+        source: Callable[[World], Source] = Draws,
     ) -> Chain:
         """The policy after so many steps of Adam, whose rate falls to 0 in a line."""
         policy = self.policy()
@@ -181,7 +188,7 @@ class World:
         loop = Loop(
             policy=policy,
             objective=objective,
-            sources={"batch": Draws(self)},
+            sources={"batch": source(self)},
             optimizer=optimizer,
             schedule=fall,
             rows=rows,
