@@ -50,17 +50,24 @@ def main(
     seeds: Annotated[int, typer.Option(help="how many")] = 5,
     first: Annotated[int, typer.Option(help="pairs that are labelled at the start")] = 48,
     budget: Annotated[int, typer.Option(help="pairs that are labelled later")] = 48,
-    pool: Annotated[int, typer.Option(help="pairs to choose from")] = 240,
+    pool: Annotated[int, typer.Option(help="pairs to choose from")] = 300,
     held_out: Annotated[int, typer.Option(help="pairs to measure with")] = 200,
+    longest: Annotated[int, typer.Option(help="characters of a snippet")] = 120,
     members: Annotated[int, typer.Option(help="of an ensemble")] = 3,
-    epochs: Annotated[int, typer.Option(help="over the labelled pairs")] = 2,
+    epochs: Annotated[int, typer.Option(help="over the labelled pairs")] = 3,
     rate: Annotated[float, typer.Option(help="learning rate")] = 3e-4,
     out: options.Out = None,
 ) -> None:
     """Train what is not trained yet, compare, write."""
     where = machine()
     sizes = {"first": first, "budget": budget, "pool": pool, "held_out": held_out}
-    how = {**sizes, "members": members, "epochs": epochs, "learning_rate": rate}
+    how = {
+        **sizes,
+        "longest": longest,
+        "members": members,
+        "epochs": epochs,
+        "learning_rate": rate,
+    }
     found = []
     for seed in range(seeds):
         run = home / f"seed-{seed}"
@@ -112,7 +119,8 @@ def text(record: Mapping[str, Any]) -> str:
         f"reward models learns from {record['first']} pairs of critics, and with "
         f"{record['budget']} more that are chosen among {record['pool']}, anew; "
         f"{record['epochs']} epochs, learning rate {record['learning_rate']:g}. Measured on "
-        f"{record['held_out']} pairs of movies that are in no other part; pairs are drawn anew for each seed.",
+        f"{record['held_out']} pairs of movies that are in no other part. No snippet has more "
+        f"than {record['longest']} characters. Pairs are drawn anew for each seed.",
         report.surroundings(record["machine"]),
         "Accuracy, and expected calibration error in brackets:",
         report.table(["seed", "first pairs alone", "by disagreement", "at random"], rows),
@@ -139,9 +147,8 @@ def _run_file(home: Path, model: str, seed: int, how: Mapping[str, Any]) -> Path
     """The data and the run file of a seed."""
     home.mkdir(parents=True, exist_ok=True)
     generator = random.Random(seed)
-    ours, theirs = [], []
-    for one in _pairs():
-        (theirs if one.pop("held_out") else ours).append(one)
+    ours = list(_pairs(how["longest"], held_out=False))
+    theirs = list(_pairs(how["longest"], held_out=True))
     generator.shuffle(ours)
     generator.shuffle(theirs)
     first, pool = ours[: how["first"]], ours[how["first"] :][: how["pool"]]
@@ -191,16 +198,16 @@ def _sections(home: Path, model: str, seed: int, how: Mapping[str, Any]) -> dict
     }
 
 
-def _pairs() -> Iterator[Pair]:
+def _pairs(longest: int, *, held_out: bool) -> Iterator[Pair]:
     """As plain text: the chat template would cost as many tokens as a snippet."""
     for movie, columns in views_pairs(snippets()):
         chosen, rejected = (columns[side][0]["content"] for side in ("chosen", "rejected"))
-        yield {
-            "prompt": f"A review of the movie {title(movie)}:",
-            "chosen": f" {chosen}",
-            "rejected": f" {rejected}",
-            "held_out": is_held_out(movie),
-        }
+        if is_held_out(movie) == held_out and max(len(chosen), len(rejected)) <= longest:
+            yield {
+                "prompt": f"A review of the movie {title(movie)}:",
+                "chosen": f" {chosen}",
+                "rejected": f" {rejected}",
+            }
 
 
 def _unlabelled(pair: Pair, generator: random.Random) -> dict[str, Any]:
