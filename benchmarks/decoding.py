@@ -261,7 +261,7 @@ def main(
     speeds, failed = measure(arms, rounds)
     paged.base.destroy_cached_continuous_batching_manager()
     rows = len(task.asked)
-    copied = plain_copy(plain.base, POLICY, torch.bfloat16)
+    copied = plain_copy(plain.base, [POLICY], torch.bfloat16)
     weights: dict[Precision, list[Tensor]] = {
         "float32": linear_weights(plain.base),
         "bfloat16": linear_weights(copied),

@@ -195,7 +195,7 @@ def _sampled_from(file: RunFile, rewards: Rewards | None, bases: Bases) -> Langu
         frozen_roles=rewards.adapters(file.model) if rewards else {},
     )
     if file.model.start is not None:
-        roles.start_from(adapter_folder(file.model.start))
+        roles.start_from(adapter_folder(file.model.start), file.model.start_as)
     dtype = compute_dtype(file.model, place)
     return LanguageModel(roles, dtype=dtype, micro_tokens=micro_tokens(file.train, place))
 
@@ -295,7 +295,7 @@ def _model(
         trunk=needs.trunk_values,
     )
     if file.model.start is not None:
-        roles.start_from(adapter_folder(file.model.start))
+        roles.start_from(adapter_folder(file.model.start), file.model.start_as)
     model = LanguageModel(
         roles,
         dtype=compute_dtype(file.model, place),

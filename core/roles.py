@@ -22,8 +22,9 @@ from trimtab.core.adapter_files import ADAPTER_CONFIG, adapter_settings
 from trimtab.core.config import AdapterConfig
 from trimtab.core.errors import RunError, UserError
 from trimtab.core.files import write_json
-from trimtab.core.policy import CRITIC, POLICY, REFERENCE
+from trimtab.core.policy import CRITIC, LANGUAGE_ROLES, POLICY, REFERENCE
 from trimtab.core.seeds import mixed
+from trimtab.core.stacking import adapted, check_plain, write_sum
 from trimtab.core.value_head import save_value_head, value_head
 
 HEAD = "score"
@@ -31,6 +32,10 @@ HEAD = "score"
 
 START = "start"
 """The frozen adapter that is the reference, where the reference is not the base alone."""
+
+
+BELOW = "below"
+"""The frozen adapter that the policy and the reference are stacked on, where there is one."""
 
 
 def is_scalar(folder: Path) -> bool:
@@ -136,11 +141,23 @@ class Roles:
         """The base with the only role's adapter added to its weights, and without PEFT."""
         return self.peft.merge_and_unload(adapter_names=self.names)
 
-    def start_from(self, folder: Path) -> None:
-        """Let the policy begin as this PEFT adapter, and keep a frozen copy as the reference.
+    def adapters(self, role: str) -> list[str]:
+        """The adapters that are on for a role, bottom first; none where it is the base itself."""
+        if self.peft is None:
+            return []
+        there = self.peft.peft_config
+        below = [BELOW] if BELOW in there and role in LANGUAGE_ROLES else []
+        own = START if role == REFERENCE else role
+        return below if role == REFERENCE and START not in there else [*below, own]
 
-        Without a policy, every role begins so, and no copy is kept. The start's head is taken over
-        where it has one, else each role keeps the head that it drew.
+    def start_from(self, folder: Path, how: str = "continue") -> None:
+        """Let the policy begin as this PEFT adapter, and keep it, frozen, as the reference.
+
+        continue: the policy's adapter becomes a copy of it. Without a policy, every role begins
+        so, and none is kept. The start's head is taken over where it has one, else each role keeps
+        the head that it drew.
+
+        stack: it stays below the policy's adapter, which still adds nothing.
         """
         if self.peft is None:
             raise UserError("model.start needs an adapter to load into, and model.adapter is null")
@@ -148,10 +165,22 @@ class Roles:
             raise UserError(
                 f"model.start: {folder} is a reward model, and no policy to start from"
             )
+        if how == "stack" and POLICY not in self.names:
+            raise UserError(
+                "model.start_as: stack is for policies. A reward model begins as a copy of its "
+                "start (continue), or on a base that has it in its weights (merge)"
+            )
+        name = BELOW if how == "stack" else START
         try:
-            self._load(folder, START)
+            self._load(folder, name)
         except UserError as error:
             raise UserError(f"model.start: {error}") from error
+        if how == "stack":
+            check_plain(self.base, BELOW, folder, how)
+            for _, layer in adapted(self.base, [BELOW]):
+                layer.lora_dropout[BELOW] = nn.Identity()
+            self.active = None
+            return
         starting = [POLICY] if POLICY in self.names else self.names
         self.active = None
         for role in starting:
@@ -166,7 +195,7 @@ class Roles:
             raise UserError("a policy without an adapter has no copy to be the reference")
         if START in self.peft.peft_config:
             return
-        if self.active == REFERENCE:
+        if self.active == REFERENCE and not self.adapters(REFERENCE):
             self.peft.base_model.enable_adapter_layers()
         config = deepcopy(self.peft.peft_config[POLICY])
         config.inference_mode = True
@@ -209,17 +238,13 @@ class Roles:
 
     def adapter_hash(self, role: str) -> str | None:
         """Of a role's adapter as it is now; None where the role is the base itself."""
-        if self.peft is None:
-            return None
-        if role == REFERENCE:
-            if START not in self.peft.peft_config:
-                return None
-            role = START
+        adapters = self.adapters(role)
         digest = hashlib.sha256()
-        for name, parameter in self.named_parameters(role).items():
-            digest.update(name.encode())
-            digest.update(parameter.detach().cpu().contiguous().numpy().tobytes())
-        return digest.hexdigest()
+        for adapter in adapters:
+            for name, parameter in self.named_parameters(adapter).items():
+                digest.update(name.encode())
+                digest.update(parameter.detach().cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest() if adapters else None
 
     @contextmanager
     def role(self, name: str) -> Iterator[None]:
@@ -254,6 +279,8 @@ class Roles:
             path.replace(folder / path.name)
         (folder / role).rmdir()
         (folder / "README.md").unlink(missing_ok=True)
+        if len(adapters := self.adapters(role)) > 1:
+            write_sum(self.base, adapters, folder)
         settings = {**adapter_settings(folder), "base_model_name_or_path": base_name}
         if not self.is_scalar(role):  # the model that it is put on has no head
             settings["exclude_modules"] = None
@@ -282,16 +309,20 @@ class Roles:
                 )
             self.active = name
             return
-        adapters = self.peft.peft_config
-        if name == REFERENCE and START not in adapters:
+        adapters = self.adapters(name)
+        if not adapters:
             self.peft.base_model.disable_adapter_layers()
-        else:
-            if self.active == REFERENCE and START not in adapters:
-                self.peft.base_model.enable_adapter_layers()
-            if name == REFERENCE:
-                self.peft.set_adapter(START, inference_mode=True)
-            else:
-                self.peft.set_adapter(name, inference_mode=name in self.frozen)
+            self.active = name
+            return
+        if self.active == REFERENCE and not self.adapters(REFERENCE):
+            self.peft.base_model.enable_adapter_layers()
+        frozen = name == REFERENCE or name in self.frozen
+        if len(adapters) == 1:
+            self.peft.set_adapter(adapters[0], inference_mode=frozen)
+        else:  # PeftModel's own method takes one name alone
+            self.peft.base_model.set_adapter(adapters, inference_mode=frozen)
+            for parameter in self.parameters(BELOW):
+                parameter.requires_grad_(False)
         self.active = name
 
     def _lora(self, adapter: AdapterConfig, scalar: bool) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -12,8 +13,8 @@ from trimtab.core.roles import HEAD
 
 
 @torch.no_grad()
-def plain_copy(base: Any, role: str, dtype: torch.dtype) -> Any:
-    """The base, dequantized, with a role's adapter added to its weights, in ``dtype``.
+def plain_copy(base: Any, adapters: Sequence[str], dtype: torch.dtype) -> Any:
+    """The base, dequantized, with these adapters added to its weights, in ``dtype``.
 
     Nothing of the base is changed. Sums are computed in float32 and rounded once. What has
     ``dtype`` already and no adapter is shared with the base.
@@ -22,7 +23,7 @@ def plain_copy(base: Any, role: str, dtype: torch.dtype) -> Any:
     if hasattr(made, HEAD):
         delattr(made, HEAD)
     for name, module in list(made.named_modules()):
-        plain = _plain(module, role, dtype)
+        plain = _plain(module, adapters, dtype)
         if plain is not None:
             made.set_submodule(name, plain)
     cast: dict[int, nn.Parameter] = {}  # by the weight, so that tied ones stay tied
@@ -34,7 +35,7 @@ def plain_copy(base: Any, role: str, dtype: torch.dtype) -> Any:
     return made
 
 
-def _plain(module: Any, role: str, dtype: torch.dtype) -> nn.Module | None:
+def _plain(module: Any, adapters: Sequence[str], dtype: torch.dtype) -> nn.Module | None:
     """What takes the place of an adapted or a quantized layer; None for other ones."""
     adapted = hasattr(module, "lora_A")
     layer = module.base_layer if adapted else module
@@ -43,7 +44,9 @@ def _plain(module: Any, role: str, dtype: torch.dtype) -> nn.Module | None:
         return None
     total = layer.weight if weight is None else weight
     if adapted:
-        total = total + module.get_delta_weight(role)
+        for name in adapters:
+            if name in module.lora_A:
+                total = total + module.get_delta_weight(name)
     if weight is None:
         plain = copy.copy(layer)
         plain._parameters = dict(layer._parameters)

@@ -92,7 +92,7 @@ def test_a_plain_copy_is_the_policy(tiny, quantization):
     ids = torch.tensor([[5, 6, 7, 8]])
     with model.role(POLICY), torch.no_grad():
         want = model.base(ids).logits
-    made = plain_copy(model.base, POLICY, torch.float32)
+    made = plain_copy(model.base, [POLICY], torch.float32)
     with torch.no_grad():
         got = made(ids).logits
     tolerance = 0.05 * float(want.std()) if quantization == "int8" else 1e-4

@@ -75,7 +75,7 @@ class TransformersEngine(Engine[TransformersConfig]):
         now = policy.roles.adapter_hash(POLICY)
         if self._copy is None or now is None or now != self._copied:
             self._copy = None  # before the next one: there is never room for two
-            base = plain_copy(policy.base, POLICY, torch.bfloat16)
+            base = plain_copy(policy.base, policy.roles.adapters(POLICY), torch.bfloat16)
             self._copy = LanguageModel(
                 Roles(base, None, frozen=True),
                 dtype=torch.bfloat16,

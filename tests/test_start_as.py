@@ -1,0 +1,201 @@
+"""What becomes of the adapter that a run starts from: a copy, a layer below, the base itself."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import load_file
+from tiny import DEVICE, perturb, policy, ragged_pairs, save_tiny
+from transformers import AutoModelForCausalLM
+
+from trimtab import Needs
+from trimtab.core.adapter_files import ADAPTER_CONFIG, WEIGHTS
+from trimtab.core.columns import annotate
+from trimtab.core.errors import UserError
+from trimtab.core.gradient import accumulate
+from trimtab.core.lm import LanguageModel
+from trimtab.core.model import load_base
+from trimtab.core.policy import POLICY, REFERENCE
+from trimtab.core.roles import Roles
+from trimtab.core.scratch import plain_copy
+from trimtab.objectives.dpo import DPO
+from trimtab.plugins.references.adapter_off import AdapterOff, AdapterOffConfig
+from trimtab.plugins.references.moving import Moving, MovingConfig
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    return save_tiny(tmp_path_factory.mktemp("tiny"))
+
+
+def logps(model, role):
+    with model.role(role), torch.no_grad():
+        return model.forward(ragged_pairs().sequences, Needs())["chosen"].policy_NT
+
+
+def started(tiny, start, how="stack", **more):
+    """A run's policy on a saved start, as it is before the first step."""
+    model = policy(tiny, spread=0.0, perturbed=False, **more)
+    model.roles.start_from(start, how)
+    return model
+
+
+@pytest.fixture(scope="module")
+def first(tiny, tmp_path_factory):
+    """A trained policy, and where it is saved."""
+    folder = tmp_path_factory.mktemp("first") / "adapter"
+    model = policy(tiny, rank=8, seed=3)
+    model.roles.save(POLICY, folder, str(tiny))
+    return model, folder
+
+
+def step(model):
+    """One large update of the policy by DPO."""
+    objective = DPO(DPO.options())
+    batch = annotate(model, AdapterOff(AdapterOffConfig()), ragged_pairs(), objective.needs)
+    accumulate(model, objective, {"batch": batch})
+    torch.optim.AdamW(model.roles.parameters(POLICY), lr=0.1).step()
+
+
+@pytest.mark.parametrize("quantization", ["none", "nf4"])
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_a_stack_begins_at_its_start_to_the_bit(tiny, tmp_path, quantization, checkpointing):
+    trained = policy(tiny, rank=8, quantization=quantization)
+    trained.roles.save(POLICY, tmp_path / "start", str(tiny))
+    more = {"quantization": quantization, "checkpointing": checkpointing}
+    model = started(tiny, tmp_path / "start", scalar=("critic",), **more)
+    want = logps(trained, POLICY)
+    assert torch.equal(logps(model, POLICY), want)
+    assert torch.equal(logps(model, REFERENCE), want)
+    step(model)
+    assert not torch.equal(logps(model, POLICY), want)
+    assert torch.equal(logps(model, REFERENCE), want)
+
+
+def test_only_what_lies_on_top_is_trained(tiny, first):
+    model = started(tiny, first[1], rank=4)
+    below = [p.clone() for p in model.roles.parameters("below")]
+    step(model)
+    assert all(p.shape[0] == 4 or p.shape[1] == 4 for p in model.trained()[POLICY])
+    assert all(map(torch.equal, below, model.roles.parameters("below")))
+    with model.role(POLICY):
+        trained = {id(p) for p in model.base.parameters() if p.requires_grad}
+    assert trained == {id(p) for p in model.roles.parameters(POLICY)}
+
+
+TARGETS = {
+    "the same": "all-linear",
+    "others": ["q_proj", "down_proj"],
+    "some paths": r"model\.layers\.1\..*(q_proj|v_proj)",
+}
+
+
+@pytest.mark.parametrize("targets", TARGETS)
+@pytest.mark.parametrize("rank, start", [(4, {}), (8, {"use_rslora": True}), (3, {"r": 5})])
+def test_the_sum_is_one_plain_adapter(tiny, tmp_path, targets, rank, start):
+    """Reloaded by plain peft it gives the same log-probs, and so it does as a start."""
+    base = AutoModelForCausalLM.from_pretrained(tiny)
+    settings = {"r": 8, "lora_alpha": 24, "target_modules": TARGETS[targets], **start}
+    torch.manual_seed(7)
+    below = get_peft_model(base, LoraConfig(init_lora_weights=False, **settings))
+    below.save_pretrained(tmp_path / "start")
+    model = started(tiny, tmp_path / "start", rank=rank)
+    step(model)
+    want = logps(model, POLICY)
+    model.roles.save(POLICY, tmp_path / "sum", str(tiny))
+    plain = PeftModel.from_pretrained(load(tiny), tmp_path / "sum", adapter_name=POLICY)
+    roles = Roles.loaded(load(tiny), {POLICY: tmp_path / "sum"})
+    loaded = LanguageModel(roles, dtype=torch.float32, micro_tokens=4096)
+    assert float((logps(loaded, POLICY) - want).abs().max()) < 1e-5
+    ids = torch.tensor([[5, 6, 7, 8]])
+    with torch.no_grad(), model.role(POLICY):
+        assert torch.allclose(plain(ids).logits, model.base(ids).logits, atol=1e-5)
+    assert float((logps(started(tiny, tmp_path / "sum"), POLICY) - want).abs().max()) < 1e-5
+
+
+def load(tiny):
+    from trimtab.core.config import ModelConfig
+
+    return load_base(ModelConfig(name=str(tiny), quantization="none"), DEVICE)
+
+
+def test_a_sum_of_like_scales_is_exact(tiny, first, tmp_path):
+    """Every weight of the result is one of either adapter's, to the bit."""
+    model = started(tiny, first[1], rank=4)
+    step(model)
+    model.roles.save(POLICY, tmp_path / "sum", str(tiny))
+    made, below = load_file(tmp_path / "sum" / WEIGHTS), load_file(first[1] / WEIGHTS)
+    for name, weight in made.items():
+        cut = (slice(8), slice(None)) if "lora_A" in name else (slice(None), slice(8))
+        assert torch.equal(weight[cut], below[name])
+    settings = json.loads((tmp_path / "sum" / ADAPTER_CONFIG).read_text())
+    assert (settings["r"], settings["lora_alpha"]) == (12, 24)
+    assert settings["rank_pattern"] == settings["alpha_pattern"] == {}
+
+
+def test_a_run_can_continue_from_a_stack(tiny, first, tmp_path):
+    model = started(tiny, first[1], rank=4)
+    step(model)
+    model.roles.save(POLICY, tmp_path / "sum", str(tiny))
+    third = started(tiny, tmp_path / "sum", "continue", rank=12)
+    assert float((logps(third, POLICY) - logps(model, POLICY)).abs().max()) < 1e-5
+
+
+def test_a_copy_to_sample_from_has_the_whole_stack(tiny, first):
+    model = started(tiny, first[1])
+    step(model)
+    ids = torch.tensor([[5, 6, 7, 8]])
+    copied = plain_copy(model.base, model.roles.adapters(POLICY), torch.float32)
+    with torch.no_grad(), model.role(POLICY):
+        assert torch.allclose(copied(ids).logits, model.base(ids).logits, atol=1e-4)
+
+
+def test_a_moving_reference_moves_over_a_stack(tiny, first):
+    model = started(tiny, first[1])
+    moving = Moving(MovingConfig(every=1))
+    from trimtab.core.config import ModelConfig
+
+    moving.open(ModelConfig(name=str(tiny)), model)
+    want = logps(first[0], POLICY)
+    assert torch.equal(logps(model, REFERENCE), want)
+    step(model)
+    assert torch.equal(logps(model, REFERENCE), want)
+    moving.advance(model)
+    assert torch.equal(logps(model, REFERENCE), logps(model, POLICY))
+    assert not torch.equal(logps(model, REFERENCE), want)
+
+
+def test_dropout_leaves_the_start_alone(tiny, tmp_path):
+    base = AutoModelForCausalLM.from_pretrained(tiny)
+    settings = LoraConfig(
+        r=4, target_modules=["q_proj"], lora_dropout=0.9, init_lora_weights=False
+    )
+    get_peft_model(base, settings).save_pretrained(tmp_path / "start")
+    model = started(tiny, tmp_path / "start")
+    assert model.dropouts == []
+    with model.role(POLICY):
+        filled = model.forward(ragged_pairs().sequences, Needs())["chosen"].policy_NT
+    assert torch.equal(filled.detach(), logps(model, POLICY))
+
+
+def test_what_no_stack_can_be_made_of(tiny, tmp_path):
+    base = AutoModelForCausalLM.from_pretrained(tiny)
+    config = LoraConfig(r=4, target_modules=["q_proj"], use_dora=True)
+    get_peft_model(base, config).save_pretrained(tmp_path / "dora")
+    with pytest.raises(UserError, match="is more than LoRA on linear layers"):
+        started(tiny, tmp_path / "dora")
+    policy(tiny).roles.save(POLICY, tmp_path / "start", str(tiny))
+    with pytest.raises(UserError, match="stack is for policies"):
+        started(tiny, tmp_path / "start", language=False, scalar=("reward",))
+
+
+def test_two_stacks_differ_in_their_fingerprints(tiny, first, tmp_path):
+    other = policy(tiny, rank=8, seed=3)
+    perturb(other.roles, 0.2, seed=5)
+    other.roles.save(POLICY, tmp_path / "other", str(tiny))
+    one, two = started(tiny, first[1]), started(tiny, tmp_path / "other")
+    assert one.roles.adapter_hash(POLICY) != two.roles.adapter_hash(POLICY)
+    assert one.roles.adapter_hash(REFERENCE) != two.roles.adapter_hash(REFERENCE)
