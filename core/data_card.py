@@ -19,7 +19,8 @@ def data_card(run: Run, account: Mapping[str, Any], rows: Sequence[Mapping[str, 
     """Markdown with the front matter that hubs read; ``rows`` is the data set."""
     made, source = account["made"], run.file.source
     assert source is not None
-    options = ", ".join(f"{key} {_short(value)}" for key, value in source.options.items())
+    given = {key: value for key, value in source.options.items() if value not in (None, [])}
+    options = ", ".join(f"{key}: {_short(value)}" for key, value in given.items())
     by = f"`{source.name}`" + (f" ({options})" if options else "")
     samples = ", and everything sampled is in `samples.jsonl`" if _sampled(run) else ""
     return f"""---
@@ -54,17 +55,19 @@ def _origin(run: Run, account: Mapping[str, Any]) -> Iterator[str]:
         yield f"- {name[:1].upper()}{name[1:]}: {count}"
     if _sampled(run):
         rollout = file.rollout
-        start = f", with the adapter of `{Path(file.model.start).name}`" if file.model.start else ""
+        start = (
+            f", with the adapter of `{Path(file.model.start).name}`" if file.model.start else ""
+        )
         yield f"- Sampled from: `{file.model.name}`, held as {file.model.quantization}{start}"
         yield (
             f"- Sampled: at most {rollout.max_new_tokens} tokens, at temperature "
             f"{rollout.temperature:g}"
         )
-    for reward in file.reward:
+    for reward in file.reward if "rewards" in account else ():
         weight = f"weight {reward.weight:g}" if reward.weight else "only watched"
         yield f"- Reward: `{reward.label or reward.name}` ({reward.name}, {weight})"
-    if file.judge is not None:
-        yield f"- Judge: `{file.judge.name}`"
+    if "annotator" in account:
+        yield f"- Annotator: `{account['annotator']}`"
 
 
 def _sampled(run: Run) -> bool:

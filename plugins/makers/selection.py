@@ -89,7 +89,13 @@ class Selection(Maker[SelectionConfig]):
         return [rows[n] for n in sorted(range(len(rows)), key=key)[: self.config.budget]]
 
     def describe(self) -> Mapping[str, Any]:
-        return {**account(self.read), "by": self.config.by, "budget": self.config.budget}
+        rewards = self.setting.rewards
+        return {
+            **account(self.read),
+            "by": self.config.by,
+            "budget": self.config.budget,
+            **({"rewards": rewards.describe()} if rewards else {}),
+        }
 
     def _key(self, place: int) -> int:
         return mixed(self.setting.seed, "selection", place)

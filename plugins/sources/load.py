@@ -81,7 +81,7 @@ def load(
     dropped: list[Dropped] = []
     columns: Sequence[str] = ()
     plain, last = 0, after
-    for chunk in _chunks(_numbered_on(rows, after)):
+    for chunk in _chunks(numbered_on(row, after) for row in rows):
         last = chunk[-1].number if isinstance(chunk[-1], Row) else chunk[-1].row
         readable = [row for row in chunk if isinstance(row, Row)]
         columns = columns or list(readable[0].columns if readable else ())
@@ -116,14 +116,13 @@ def load(
     )
 
 
-def _numbered_on(rows: Rows, after: int) -> Iterator[Row | Dropped]:
-    for row in rows:
-        if not after:
-            yield row
-        elif isinstance(row, Row):
-            yield replace(row, number=row.number + after)
-        else:
-            yield replace(row, row=row.row + after)
+def numbered_on(row: Row | Dropped, after: int) -> Row | Dropped:
+    """The row, of a table that follows a row of that number."""
+    if not after:
+        return row
+    if isinstance(row, Row):
+        return replace(row, number=row.number + after)
+    return replace(row, row=row.row + after)
 
 
 def all_soft(kept: list[Kept]) -> list[Kept]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, islice
 from typing import Any
@@ -19,10 +19,10 @@ from trimtab.core.options import Config
 from trimtab.core.policy import Policy
 from trimtab.core.source import Setting, Source
 from trimtab.plugins.sources.kinds import Kind, kind_of
-from trimtab.plugins.sources.load import Kept, Loaded, load
+from trimtab.plugins.sources.load import Kept, Loaded, load, numbered_on
 from trimtab.plugins.sources.rows import Dropped, Row
 from trimtab.plugins.sources.split import fingerprint, limited
-from trimtab.plugins.sources.tables import open_table
+from trimtab.plugins.sources.tables import open_table, placed
 from trimtab.plugins.sources.tally import Tally
 from trimtab.plugins.sources.tokens import Encoder
 
@@ -55,7 +55,7 @@ class StreamSource(Source[StreamConfig]):
     from the seed, the epoch and the buffer. Rows that cannot be used are counted as they come, and
     the run stops when they are more than ``data.max_dropped`` of all that were read, as soon as
     those are 1,000. Held out is what ``data.eval`` names, and nothing without it. ``data.limit``
-    takes the first rows. CSV files and JSON arrays are read whole, by any source. The longest row
+    takes the first rows. Several tables are read one after the other. CSV files and JSON arrays are read whole, by any source. The longest row
     is not known: prefix sharing is off unless ``model.prefix_sharing`` is true.
     """
 
@@ -156,7 +156,18 @@ class StreamSource(Source[StreamConfig]):
         self._buffer = []
         self._read = ""
         self._tally = Tally()
-        self._rows = iter(open_table(self._data.named, self._kind, streaming=True).train)
+        self._rows = self._all_rows()
+
+    def _all_rows(self) -> Iterator[Row | Dropped]:
+        """Those of every table; of several they are numbered on."""
+        names, last = self._data.tables, 0
+        for name in names:
+            table = open_table(name, self._kind, streaming=True)
+            after = last
+            for row in table.train if len(names) == 1 else placed(name, table.train):
+                moved = numbered_on(row, after)
+                last = moved.number if isinstance(moved, Row) else moved.row
+                yield moved
 
     def _drawn_rows(self, count: int) -> list[Kept]:
         """The next rows of the epoch; fewer at its end, none after it."""

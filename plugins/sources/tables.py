@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from trimtab.core.finish import made_data
 from trimtab.plugins.sources import rotten_tomatoes
 from trimtab.plugins.sources.files import READERS, read_file
 from trimtab.plugins.sources.kinds import Kind, guessed
-from trimtab.plugins.sources.rows import Dropped, Row, Table
+from trimtab.plugins.sources.rows import Dropped, Row, Rows, Table
 
 _ID = re.compile(r"(?P<id>[\w.-]+(/[\w.-]+)?)(@(?P<config>[\w.-]+))?(:(?P<split>[\w.\[\]:%+-]+))?")
 _HELD_OUT = ("validation", "valid", "val", "dev", "eval", "test", "heldout", "held_out")
@@ -41,6 +42,13 @@ def open_table(name: str, kind: Kind | None = None, *, streaming: bool = False) 
     if match is None or path.suffix.lower() in READERS:
         raise UserError(f"there is no file {name}.{_near(path)}")
     return _hub(name, match["id"], match["config"], match["split"], streaming)
+
+
+def placed(name: str, rows: Rows) -> Iterator[Row | Dropped]:
+    """The rows of one of several tables; ``place`` says which, and where in it."""
+    for row in rows:
+        number = row.number if isinstance(row, Row) else row.row
+        yield replace(row, place=f"{name}, row {row.place or number}")
 
 
 def kind_in(name: str, columns: Mapping[str, str]) -> Kind:

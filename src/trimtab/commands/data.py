@@ -141,9 +141,13 @@ def _of_rows(
 
 
 def _of_run_file(path: Path) -> list[Corpus]:
-    """The data of every stage whose objective learns from fixed rows."""
+    """The data of every stage whose objective learns from fixed rows.
+
+    What an earlier stage is to make is not there yet, and is left out.
+    """
     from trimtab import Batch, load_run_file
     from trimtab.core.errors import UserError
+    from trimtab.core.stages import HANDOVER
     from trimtab.plugins.registry import Plugins
     from trimtab.plugins.sources.kinds import kind_of
 
@@ -151,13 +155,17 @@ def _of_run_file(path: Path) -> list[Corpus]:
     found: list[Corpus] = []
     for stage in load_run_file(path, (), plugins).stages:
         run = stage.run
-        if run.objective is None:
+        there = [name for name in run.data.tables if not HANDOVER.fullmatch(name)]
+        if run.objective is None or not there:
             continue
         kind = kind_of(getattr(plugins.find("objective", run.objective.name), "data", Batch))
         if kind is not None:
-            found.append(_corpus(run.data, kind, run.model))
+            data = run.data.model_copy(update={"train": there})
+            found.append(_corpus(data, kind, run.model))
     if not found:
-        raise UserError(f"{path}: no objective in it learns from the rows of a data set")
+        raise UserError(
+            f"{path}: no objective in it learns from the rows of a data set that is there"
+        )
     return found
 
 
