@@ -196,7 +196,8 @@ def whole_state(run: Path) -> dict[str, Any]:
         if file.suffix in (".safetensors", ".jinja"):
             state[name] = file.read_bytes()
         elif file.name == "README.md":
-            state[name] = file.read_text().replace(f"# {run.name}\n", "# RUN\n")
+            named = file.read_text().replace(f"# {run.name}\n", "# RUN\n")
+            state[name] = named.replace(str(run), "RUN")
         elif file.name == "metrics.jsonl":
             state[name] = [untimed(record) for record in lines(file)]
         elif file.name in ("evals.jsonl", "samples.jsonl"):

@@ -1,0 +1,149 @@
+"""Keys of stages: what counts changes them, and nothing else does."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pipelines import STAGES, changed, pipeline, write
+from worlds import World
+
+from trimtab.core.keys import Key, keys_of
+from trimtab.core.paths import absolute
+from trimtab.core.runfile import dump_plan, load
+from trimtab.plugins.registry import Plugins
+
+ALL = set(STAGES)
+LATER = {"picked", "imitate", "improve"}
+"""The first stage and what depends on it; the reward model does not."""
+
+
+@pytest.fixture(scope="module")
+def plugins():
+    return Plugins()
+
+
+@pytest.fixture
+def own(tmp_path):
+    """A world that a test may spoil."""
+    return World.make(tmp_path)
+
+
+def keys(settings: dict[str, Any], folder: Path, plugins: Plugins) -> dict[str, Key]:
+    plan = load(write(folder / "run.yaml", settings), (), plugins)
+    stages = {str(stage.name): absolute(stage.run, plugins) for stage in plan.stages}
+    return keys_of(stages, plugins, folder / "nothing")
+
+
+def differing(one: dict[str, Key], other: dict[str, Key]) -> set[str]:
+    return {name for name in one if one[name].key != other[name].key}
+
+
+@pytest.mark.parametrize(
+    "stage, section, options, concerned",
+    [
+        ("improve", "objective", {"beta": 0.2}, {"improve"}),
+        ("improve", "rollout", {"temperature": 0.9}, {"improve"}),
+        ("scores", "train", {"seed": 1}, {"scores", "improve"}),
+        ("imitate", "train", {"learning_rate": 0.1}, {"imitate", "improve"}),
+        ("picked", "source", {"share": 0.5}, LATER),
+        ("picked", "train", {"seed": 1}, LATER),
+        ("picked", "train", {"learning_rate": 0.1, "eval_every": 1}, set()),
+        ("improve", "train", {"checkpoint_every": 2, "keep": 1}, set()),
+    ],
+)
+def test_an_option_concerns_what_depends_on_it(own, plugins, stage, section, options, concerned):
+    settings = pipeline(own)
+    other = changed(settings, stage, section, **options)
+    assert differing(*(keys(each, own.home, plugins) for each in (settings, other))) == concerned
+
+
+def test_the_content_of_a_path_counts_and_not_where_it_lies(own, plugins, tmp_path):
+    before = keys(pipeline(own), own.home, plugins)
+    moved = World(tmp_path, *(own.home / name for name in ("m", "p.jsonl", "d.jsonl", "l.jsonl")))
+    own.model.rename(moved.model)
+    for was, now in ((own.pairs, moved.pairs), (own.demonstrations, moved.demonstrations)):
+        was.rename(now)
+        was.with_name(f"{was.stem}-eval.jsonl").rename(now.with_name(f"{now.stem}-eval.jsonl"))
+    assert differing(before, keys(pipeline(moved), own.home, plugins)) == set()
+    with moved.pairs.open("a") as rows:
+        rows.write("\n")
+    found = keys(pipeline(moved), own.home, plugins)
+    assert differing(before, found) == {"scores", "improve"}
+    assert found["scores"].changes(before["scores"]) == [
+        "what data.train names has another content"
+    ]
+    assert found["improve"].changes(before["improve"]) == [
+        "the stage that reward.0.from names is another one"
+    ]
+
+
+def test_a_base_in_a_folder_counts_with_all_its_files(own, plugins):
+    before = keys(pipeline(own), own.home, plugins)
+    (own.model / ".cache").mkdir()
+    (own.model / ".cache/of-a-download").write_text("")
+    assert differing(before, keys(pipeline(own), own.home, plugins)) == set()
+    (own.model / "another.json").write_text("{}")
+    assert differing(before, keys(pipeline(own), own.home, plugins)) == ALL
+
+
+def test_a_plugin_file_counts_by_its_content(own, plugins):
+    plugin = own.home / "plugin.py"
+    plugin.write_text("from trimtab import hookimpl\n\n@hookimpl\ndef run_ended():\n    pass\n")
+    settings = {**pipeline(own), "plugins": ["plugin.py"]}
+    before = keys(settings, own.home, plugins)
+    plugin.write_text(f"{plugin.read_text()}# changed\n")
+    assert differing(before, keys(settings, own.home, plugins)) == ALL
+
+
+def test_of_the_folder_of_a_reward_its_module_alone_counts(own, plugins):
+    (own.home / "mine.py").write_text("def worth(completions):\n    return [0.0]\n")
+    given = {"name": "function", "function": "mine:worth", "folder": str(own.home)}
+    settings = changed(pipeline(own), "picked", "train")
+    settings["stages"][0]["reward"] = [given]
+    before = keys(settings, own.home, plugins)
+    (own.home / "another.py").write_text("")
+    assert differing(before, keys(settings, own.home, plugins)) == set()
+    (own.home / "mine.py").write_text("def worth(completions):\n    return [1.0]\n")
+    assert differing(before, keys(settings, own.home, plugins)) == LATER
+
+
+def test_of_another_run_what_it_made_counts(own, plugins):
+    run = own.home / "other"
+    (run / "adapter").mkdir(parents=True)
+    (run / "config.yaml").write_text("")
+    (run / "adapter/adapter_model.safetensors").write_text("weights")
+    settings = changed(pipeline(own), "imitate", "model", start=str(run))
+    before = keys(settings, own.home, plugins)
+    (run / "metrics.jsonl").write_text("{}\n")
+    assert differing(before, keys(settings, own.home, plugins)) == set()
+    (run / "adapter/adapter_model.safetensors").write_text("others")
+    assert differing(before, keys(settings, own.home, plugins)) == {"imitate", "improve"}
+
+
+def test_what_is_gone_may_be_unchanged(own, plugins):
+    before = keys(pipeline(own), own.home, plugins)
+    own.pairs.unlink()
+    after = keys(pipeline(own), own.home, plugins)
+    assert differing(before, after) == {"scores", "improve"}
+    assert after["scores"].fits(before["scores"])
+    assert not keys(changed(pipeline(own), "scores", "train", seed=1), own.home, plugins)[
+        "scores"
+    ].fits(before["scores"])
+
+
+def test_a_resolved_plan_has_the_same_keys(own, plugins):
+    before = keys(pipeline(own), own.home, plugins)
+    plan = load(own.home / "run.yaml", (), plugins)
+    (own.home / "resolved.yaml").write_text(dump_plan(plan))
+    again = load(own.home / "resolved.yaml", (), plugins)
+    stages = {str(stage.name): absolute(stage.run, plugins) for stage in again.stages}
+    assert differing(before, keys_of(stages, plugins, own.home / "nothing")) == set()
+
+
+def test_changes_are_told_with_both_values(own, plugins):
+    before = keys(pipeline(own), own.home, plugins)["improve"]
+    settings = changed(pipeline(own), "improve", "objective", beta=0.2)
+    found = keys(settings, own.home, plugins)["improve"]
+    assert found.changes(before) == ["objective.beta: 0.05 -> 0.2"]
