@@ -70,6 +70,12 @@ def expanded(
     return found
 
 
+def recipes_of(runs: Iterable[Named], registry: Registry) -> tuple[str, ...]:
+    """The names of the recipes that these runs name, each once."""
+    found = (_recipe(node, registry) for _, node in runs)
+    return tuple(dict.fromkeys(recipe.name for recipe in found if recipe))
+
+
 def _recipe(node: Node, registry: Registry) -> type[Recipe[Any]] | None:
     objective = node.child("objective")
     name = objective.child("name") if objective else None

@@ -14,7 +14,7 @@ from pydantic import BaseModel
 
 from trimtab.core.config import NOTHING_TO_DO, RunFile, SelectedReward
 from trimtab.core.errors import UserError, suggestion
-from trimtab.core.expansion import expanded
+from trimtab.core.expansion import expanded, recipes_of
 from trimtab.core.explain import check
 from trimtab.core.overrides import override
 from trimtab.core.stages import check_handovers, split
@@ -83,6 +83,8 @@ class Plan:
     path: Path
     text: str
     stages: tuple[Stage, ...]
+    recipes: tuple[str, ...] = ()
+    """The names of those that stood for some of the stages, within the file."""
 
 
 def load(path: str | Path, overrides: Iterable[str], registry: Registry) -> Plan:
@@ -98,14 +100,16 @@ def load(path: str | Path, overrides: Iterable[str], registry: Registry) -> Plan
         for each in overrides:
             root = override(root, each, faults)
         root = _load_plugins(root, path.parent, registry, faults)
-        nodes = expanded(split(root, faults), registry, faults)
+        asked = split(root, faults)
+        recipes = recipes_of(asked, registry)
+        nodes = expanded(asked, registry, faults)
         check_handovers(nodes, faults)
         runs = [(name, _run(node, registry, faults)) for name, node in nodes]
     elif not faults:
         faults.append(Fault(root.origin, "yaml", "a run file holds sections such as 'objective:'"))
     if faults:
         raise RunFileError(_in_order(faults))
-    return Plan(path, text, tuple(Stage(name, run) for name, run in runs if run))
+    return Plan(path, text, tuple(Stage(name, run) for name, run in runs if run), recipes)
 
 
 def dump(run: RunFile) -> str:
@@ -181,12 +185,12 @@ def _run(node: Node, registry: Registry, faults: list[Fault]) -> RunFile | None:
         elif plain.get(section) is not None:
             plain[section] = _options(kind, plain[section], here, registry, faults)
     if run is not None:
-        for path, kind in _nested(run):
+        for path, kind in nested(run):
             _check_nested(plain, node, path, kind, registry, faults)
     return None if run is None or faults else check(RunFile, node, plain)[0]
 
 
-def _nested(run: RunFile) -> Iterator[tuple[tuple[str, ...], str]]:
+def nested(run: RunFile) -> Iterator[tuple[tuple[str, ...], str]]:
     """Where a plugin is named within a section, and its kind."""
     yield ("rollout", "engine"), "engine"
     for name, stream in run.streams.items():

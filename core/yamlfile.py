@@ -143,9 +143,20 @@ def read(text: str, source: str, *, key: str = "", lines: bool = True) -> tuple[
     return node, reader.faults
 
 
-def write(value: Any) -> str:
-    """YAML that ``read`` gives back as ``value``, in the order of its keys."""
-    return yaml.dump(value, Dumper=Dumper, sort_keys=False, allow_unicode=True, width=99)
+def write(value: Any, *, flat: bool = False) -> str:
+    """YAML that ``read`` gives back as ``value``, in the order of its keys.
+
+    ``flat`` writes what holds scalars alone in a line: ``{rank: 16}``.
+    """
+    style = None if flat else False
+    return yaml.dump(
+        value,
+        Dumper=Dumper,
+        sort_keys=False,
+        allow_unicode=True,
+        width=99,
+        default_flow_style=style,
+    )
 
 
 class _Stop(Exception):

@@ -23,15 +23,11 @@ MEMBERS = 3
 """Of the ensemble, where the run file does not say."""
 
 
-class Selecting(Config):
-    """Which pairs are worth a label."""
+class Selecting(Selected):
+    """The source that selects, with its options; ``name`` may be left out."""
 
-    by: Literal["disagreement", "random"] = "disagreement"
-    """disagreement: those about which the members of the reward model's ensemble differ most
-    (the first round has none yet, and takes them at random). random: the same number, by seed."""
-
-    budget: Annotated[int, Gt(0)]
-    """Pairs that are labelled in a round."""
+    name: str = "selection"
+    """Which one."""
 
 
 class Labelling(Selected):
@@ -74,8 +70,10 @@ class IteratedConfig(Config):
     n: Annotated[int, Ge(2)] = 2
     """Completions of each prompt, of which pairs are labelled."""
 
-    select: Selecting | None = None
-    """Which pairs are labelled; null labels those that ``labels.pairs`` takes."""
+    select: Annotated[Selecting | None, OfKind("source")] = None
+    """Which pairs are worth a label: options of the source ``selection``, such as
+    ``{by: disagreement, budget: 256}``, where budget is the pairs of a round. The first round has
+    no ensemble yet, and takes them at random. null labels all."""
 
     labels: Annotated[Labelling, OfKind("source")] = Labelling()
     """Who labels, and how: options of the source ``labels``.
@@ -151,7 +149,7 @@ class _Rounds:
         optimizer = around.objective(config.optimizer, Pairs, Labelled, Rollouts)
         learns_from = around.learns_from(optimizer["name"])
         _check_labels(config, around)
-        disagreeing = config.select is not None and config.select.by == "disagreement"
+        disagreeing = _option(config.select, "by", "disagreement") == "disagreement"
         if disagreeing and config.rounds == 1:
             raise OptionError(
                 "select.by",
@@ -201,16 +199,18 @@ class _Rounds:
         )
 
     def _selection(self, number: int, select: Selecting) -> Part:
-        by, reward = select.by, None
-        if number == 1:
-            by = "random"
-        elif by == "disagreement":
-            reward = [self._proxy(number - 1, {})]
+        source = select.model_dump(mode="json")
+        reward = None
+        if _option(select, "by", "disagreement") == "disagreement":
+            if number == 1:
+                source["by"] = "random"
+            else:
+                reward = [self._proxy(number - 1, {})]
         return Part(
             f"selection-{number}",
             {
                 **self._of_rows(number),
-                "source": {"name": "selection", "by": by, "budget": select.budget},
+                "source": source,
                 "data": self.around.data_of([f"stages.candidates-{number}"]),
                 "reward": reward,
                 "judge": None,
@@ -224,16 +224,15 @@ class _Rounds:
         if number > 1:
             labels["earlier"] = [f"stages.labels-{number - 1}"]
         rows = "candidates" if self.config.select is None else "selection"
-        by_reward = _by(self.config) in ("reward", None)
-        by_judge = _by(self.config) in ("judge", None)
+        by = _option(self.config.labels, "by", "reward")
         return Part(
             f"labels-{number}",
             {
                 **self._of_rows(number),
                 "source": labels,
                 "data": self.around.data_of([f"stages.{rows}-{number}"]),
-                "reward": self.around.counting if by_reward else None,
-                "judge": self.around.sections.get("judge") if by_judge else None,
+                "reward": self.around.counting if by in ("reward", None) else None,
+                "judge": self.around.sections.get("judge") if by in ("judge", None) else None,
             },
         )
 
@@ -295,21 +294,22 @@ class _Rounds:
         return self.around.seed + number - 1
 
 
-def _by(config: IteratedConfig) -> Any:
-    """Who labels; None where a source of another name does."""
-    if config.labels.name != Labelling().name:
+def _option(chosen: Selected | None, option: str, default: Any) -> Any:
+    """An option of a source; None where it is another source than ours, or there is none."""
+    if chosen is None or chosen.name != type(chosen).model_fields["name"].default:
         return None
-    return config.labels.options.get("by", "reward")
+    return chosen.options.get(option, default)
 
 
 def _check_labels(config: IteratedConfig, around: Around) -> None:
-    if _by(config) == "reward" and not around.counting:
+    by = _option(config.labels, "by", "reward")
+    if by == "reward" and not around.counting:
         raise OptionError(
             "labels",
             "the labels are given by reward, and the run file names none that counts: give "
             "reward: [{name: ...}] (trimtab plugins lists them), or labels: {by: judge} or file",
         )
-    if _by(config) == "judge" and around.sections.get("judge") is None:
+    if by == "judge" and around.sections.get("judge") is None:
         raise OptionError("labels.by", "the run file names no judge: give judge: {name: ...}")
     if PROXY in [reward.get("label", reward.get("name")) for reward in around.rewards]:
         raise UserError(

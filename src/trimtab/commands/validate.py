@@ -1,4 +1,4 @@
-"""``trimtab validate``: every error of a run file at once."""
+"""``trimtab validate``: every error of a run file at once, and what its recipes stand for."""
 
 from __future__ import annotations
 
@@ -8,14 +8,21 @@ from trimtab.commands import Overrides, RunFileArgument
 
 
 def validate(file: RunFileArgument, overrides: Overrides = None) -> None:
-    """Check a run file and print every error at once."""
-    from trimtab import load_run_file
+    """Check a run file and print every error at once.
 
-    plan = load_run_file(file, overrides or ())
+    Of a file with recipes, the stages that they stand for are printed, as a run file that one
+    could have written in its place.
+    """
+    from trimtab.core.runfile import load
+    from trimtab.core.written import shortest, summary
+    from trimtab.plugins.registry import Plugins
+
+    plugins = Plugins()
+    plan = load(file, overrides or (), plugins)
+    if plan.recipes:
+        typer.echo(f"# {file} is valid. What it stands for ({', '.join(plan.recipes)} expanded):")
+        typer.echo(shortest(plan, plugins), nl=False)
+        return
     for stage in plan.stages:
-        name = f"{stage.name}: " if stage.name else ""
-        run = stage.run
-        what = run.objective or run.source
-        assert what is not None
-        typer.echo(f"{name}{what.name} on {run.data.named}, from {run.model.name}")
+        typer.echo(summary(stage))
     typer.echo(f"{file} is valid")
