@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from trimtab.core.adapter_files import ADAPTER_CONFIG, adapter_settings
-from trimtab.core.build import Parts, build
+from trimtab.core.build import Parts, adapter_folder, build
 from trimtab.core.checkpoint import Checkpoint, newest
 from trimtab.core.config import ModelConfig, RunFile, TrainConfig
 from trimtab.core.errors import UserError, suggestion
@@ -18,7 +18,7 @@ from trimtab.core.files import read_json
 from trimtab.core.finish import ADAPTER, MODEL, SCORES, write_whole
 from trimtab.core.lm import LanguageModel
 from trimtab.core.model import compute_dtype, device, load_base, load_tokenizer, micro_tokens
-from trimtab.core.pipeline import handed_over
+from trimtab.core.paths import handed_over
 from trimtab.core.policy import POLICY
 from trimtab.core.precompute import look_up
 from trimtab.core.processes import Processes
@@ -72,14 +72,8 @@ def load_run(path: Path, registry: Any) -> tuple[Parts, RunFile, RunDirectory, i
 
 def load_model(where: str, registry: Any) -> tuple[LanguageModel, Any]:
     """A policy to sample from, and its tokenizer: a run's, a PEFT folder's, or a plain model's."""
-    config, adapter = _policy(Path(where).expanduser(), registry) or _plain(where)
-    if adapter is not None and is_scalar(adapter):
-        raise UserError(
-            f"{where} is a reward model: it scores completions, and samples none. "
-            f"Try: trimtab score {where} FILE"
-        )
-    folders = {} if adapter is None else {POLICY: adapter}
-    return _model(config, folders), _tokenizer(config)
+    config, adapter = policy_of(where, registry)
+    return load_together(config, {} if adapter is None else {POLICY: adapter})
 
 
 def load_scorer(where: str | Path, registry: Any) -> Scorer:
@@ -232,3 +226,33 @@ def _newest(directory: RunDirectory) -> Checkpoint:
         said = "; ".join(messages) or "it has no checkpoint yet"
         raise UserError(f"{directory.path}: {said}: trimtab resume {directory.path}")
     return checkpoint
+
+
+def policy_of(where: str, registry: Checked) -> tuple[ModelConfig, Path | None]:
+    """The base of a policy, and its adapter: a run's, a PEFT folder's, or a plain model's."""
+    config, adapter = _policy(Path(where).expanduser(), registry) or _plain(where)
+    if adapter is not None and is_scalar(adapter):
+        raise UserError(
+            f"{where} is a reward model: it scores completions, and samples none. "
+            f"Try: trimtab score {where} FILE"
+        )
+    return config, adapter
+
+
+def start_of(where: str, registry: Checked) -> tuple[ModelConfig, Path | None] | None:
+    """The base of what a policy started from, and its adapter; None of a plain model."""
+    path = Path(where).expanduser()
+    home = next((each for each in (path, path.parent) if is_run(each)), None)
+    config, adapter = policy_of(where, registry)
+    if home is None:
+        return None if adapter is None else (config, None)
+    model = last_stage(home, registry)[0].model
+    if model.adapter is None:
+        return model, None
+    started = model.start is not None and model.start_as != "merge"
+    return config, adapter_folder(str(model.start)) if started else None
+
+
+def load_together(config: ModelConfig, folders: Mapping[str, Path]) -> tuple[LanguageModel, Any]:
+    """Policies on one base, by their roles, and the tokenizer."""
+    return _model(config, folders), _tokenizer(config)

@@ -5,6 +5,7 @@ It runs nothing itself, so its forks are as clean as fresh processes, and 8 seco
 
 from __future__ import annotations
 
+import io
 import multiprocessing
 import os
 import signal
@@ -54,28 +55,32 @@ class Running:
         return Ended(self.process.exitcode, output)
 
 
-def start(*arguments: object, **environment: str) -> Running:
-    """Start ``trimtab ARGUMENTS`` with these environment variables beside its own."""
+def start(*arguments: object, typed: str = "", **environment: str) -> Running:
+    """Start ``trimtab ARGUMENTS`` with these environment variables beside its own.
+
+    ``typed`` is what it reads from stdin, which is no terminal.
+    """
     with NamedTemporaryFile(delete=False) as log:
         pass
     path = os.pathsep.join([str(Path(__file__).parent), *filter(None, sys.path)])
     with mock.patch.dict(os.environ, PYTHONPATH=path):
         forkserver.ensure_running()  # Python 3.11 does not give it our sys.path
     words = [str(each) for each in arguments]
-    process = _context.Process(target=_command, args=(words, environment, log.name))
+    process = _context.Process(target=_command, args=(words, environment, log.name, typed))
     process.start()
     return Running(process, Path(log.name))
 
 
-def trimtab(*arguments: object, **environment: str) -> Ended:
+def trimtab(*arguments: object, typed: str = "", **environment: str) -> Ended:
     """Run ``trimtab ARGUMENTS`` to its end."""
-    return start(*arguments, **environment).end()
+    return start(*arguments, typed=typed, **environment).end()
 
 
-def _command(words: list[str], environment: dict[str, str], log: str) -> None:
+def _command(words: list[str], environment: dict[str, str], log: str, typed: str) -> None:
     descriptor = os.open(log, os.O_WRONLY | os.O_APPEND)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
+    sys.stdin = io.StringIO(typed)
     os.environ.update(environment)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background ignores it
     sys.argv = ["trimtab", *words]
