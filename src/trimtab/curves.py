@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -66,13 +67,13 @@ def read(path: Path, label: str) -> Curves:
     """The logs of one run as they stand; a line that is being written is left out."""
     train: dict[str, Points] = {}
     held_out: dict[str, Points] = {}
-    for record in _records(path / "metrics.jsonl"):
+    for record in records(path / "metrics.jsonl"):
         for name, value in record.items():
             if name not in _LEFT_OUT and (value is None or isinstance(value, int | float)):
                 points = train.setdefault(name, Points([], []))
                 points.steps.append(record["step"])
                 points.values.append(_number(value))
-    for record in _records(path / "evals.jsonl"):
+    for record in records(path / "evals.jsonl"):
         for name, measure in record.items():
             if isinstance(measure, dict):
                 points = held_out.setdefault(name, Points([], [], []))
@@ -88,16 +89,14 @@ def draw(runs: Sequence[Curves], folder: Path) -> list[Path]:
 
     Held-out measures are points with a band: their 95% intervals.
     """
-    from matplotlib import rc_context
-
     names = _ordered({name for run in runs for name in run.names})
     shown = [name for name in names if name in FIRST or name.startswith("reward/")] or names
     folder.mkdir(parents=True, exist_ok=True)
     made: list[Path] = []
-    with rc_context({"svg.hashsalt": "trimtab", "svg.fonttype": "none"}):
-        made += _saved(_figure(runs, shown), folder / "overview")
+    with styled():
+        made += saved(_figure(runs, shown), folder / "overview")
         for name in names:
-            made += _saved(_figure(runs, [name]), folder / name.replace("/", "-"))
+            made += saved(_figure(runs, [name]), folder / name.replace("/", "-"))
     return made
 
 
@@ -172,21 +171,32 @@ def _band(panel: Axes, points: Points, colour: str, label: str, which: str) -> N
     line.set_gid(f"held out {which}")
 
 
-def _saved(figure: Figure, path: Path) -> Iterator[Path]:
+def styled() -> AbstractContextManager[None]:
+    """Texts stay texts, and the same curves give the same bytes."""
+    from matplotlib import rc_context
+
+    return rc_context({"svg.hashsalt": "trimtab", "svg.fonttype": "none"})
+
+
+def saved(figure: Figure, path: Path) -> Iterator[Path]:
+    """The figure in each format."""
     for kind in FORMATS:
         file = path.with_name(f"{path.name}.{kind}")
         figure.savefig(file, metadata={"Date": None} if kind == "svg" else None)
         yield file
 
 
-def _records(file: Path) -> Iterator[Mapping[str, Any]]:
+def records(file: Path) -> list[dict[str, Any]]:
+    """The lines of a log; one that is being written is left out."""
     lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
+    found = []
     for number, line in enumerate(lines, 1):
         try:
-            yield json.loads(line)
+            found.append(json.loads(line))
         except ValueError:
             if number < len(lines):
                 raise
+    return found
 
 
 def _number(value: float | None) -> float:

@@ -5,12 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from os.path import commonpath
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated, NamedTuple
 
 import typer
 
-if TYPE_CHECKING:
-    from trimtab.curves import Curves
+
+class Logs(NamedTuple):
+    """Where one run, or one stage of it, has its logs."""
+
+    stage: str
+    """ "" where the run has none."""
+
+    path: Path
+    label: str
+    """The run's."""
 
 
 def plot(
@@ -21,43 +29,74 @@ def plot(
     out: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="Where to; default: the first DIR/plots.")
     ] = None,
+    watch: Annotated[
+        str | None,
+        typer.Option(
+            metavar="LABEL",
+            help="The reward by which over-optimisation is told; default: that of the run's own "
+            "watch, else its first of weight 0.",
+        ),
+    ] = None,
 ) -> None:
-    """Draw every number that runs logged over their steps, as SVG and PNG."""
+    """Draw every number that runs logged over their steps, as SVG and PNG.
+
+    Rewards are drawn over sqrt(KL) too, where some are only watched, with the mark of where a
+    watch has stopped the run, or would have. Of stages, every reward before and after each.
+    """
+    from trimtab import curves, frontier, gains
     from trimtab.core.errors import UserError
-    from trimtab.curves import draw
 
     folder = out or runs[0] / "plots"
+    logs = list(_logs(runs))
     drawn = 0
-    for stage, curves in _by_stage(runs).items():
-        if any(run.names for run in curves):
-            made = draw(curves, folder / stage)
-            drawn += len(made)
-            typer.echo(f"drew  {made[0].with_suffix('')}.{{svg,png}}")
+    for stage in dict.fromkeys(each.stage for each in logs):
+        whose = [each for each in logs if each.stage == stage]
+        read = [curves.read(each.path, each.label) for each in whose]
+        if any(run.names for run in read):
+            drawn += _told(curves.draw(read, folder / stage))
+        ways = [frontier.read(each.path, each.label, watch) for each in whose]
+        if there := [way for way in ways if way is not None]:
+            drawn += _told(frontier.draw(there, folder / stage))
     if not drawn:
-        logs = ", ".join(str(run) for run in runs)
-        raise UserError(f"nothing is logged yet in {logs}: there is no curve to draw")
+        where = ", ".join(str(run) for run in runs)
+        raise UserError(f"nothing is logged yet in {where}: there is no curve to draw")
+    changed = [gains.read(each.path, each.label, each.stage) for each in logs if each.stage]
+    if any(changed):
+        drawn += _told(gains.draw(changed, folder))
     typer.echo(f"made  {folder}, {drawn} files")
 
 
-def _by_stage(runs: Sequence[Path]) -> Mapping[str, list[Curves]]:
-    """The curves of each stage, by its name; "" where a run has none."""
-    from trimtab.core.rundir import RunDirectory
-    from trimtab.curves import read
+def _told(made: Sequence[Path]) -> int:
+    """Say which figure comes first; how many files there are."""
+    typer.echo(f"drew  {made[0].with_suffix('')}.{{svg,png}}")
+    return len(made)
 
-    found: dict[str, list[Curves]] = {}
+
+def _logs(runs: Sequence[Path]) -> Iterator[Logs]:
+    from trimtab.core.rundir import RunDirectory
+
     for run, label in zip(runs, _labels(runs), strict=True):
         home = RunDirectory.open(run).path
         for stage, path in _stages(home):
-            found.setdefault(stage, []).append(read(path, label))
-    return found
+            yield Logs(stage, path, label)
 
 
 def _stages(home: Path) -> Iterator[tuple[str, Path]]:
-    stages = sorted(path for path in (home / "stages").glob("*") if path.is_dir())
-    if not stages:
+    """In the order of the run file; one that it does not name comes last."""
+    there = {path.name: path for path in (home / "stages").glob("[!.]*") if path.is_dir()}
+    if not there:
         yield "", home
-    for path in stages:
-        yield path.name, path
+    named = [name for name in _named(home) if name in there]
+    for name in dict.fromkeys([*named, *sorted(there)]):
+        yield name, there[name]
+
+
+def _named(home: Path) -> list[str]:
+    """The stages in the resolved run file."""
+    from trimtab.frontier import config
+
+    stages = config(home).get("stages") or ()
+    return [str(stage["name"]) for stage in stages if isinstance(stage, Mapping)]
 
 
 def _labels(runs: Sequence[Path]) -> list[str]:
