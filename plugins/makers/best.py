@@ -32,7 +32,7 @@ class BestConfig(AskingConfig):
 
 
 class Best(Maker[BestConfig]):
-    """Rejection sampling (Llama 2: Touvron et al. 2023, arXiv:2307.09288, section 3.2.2).
+    """Rejection sampling (Llama 2: Touvron et al. 2023, arXiv:2307.09288, section 3.2.3).
 
         y* = argmax of r(x, y) over y_1 .. y_n ~ pi(. | x),  n = rollout.group (4 by default)
 
