@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from typing import Any
+
 from pydantic import BaseModel, ConfigDict
+
+SELECTS = "x-selects"
+"""In the JSON Schema of an option that selects a plugin: the plugin's kind."""
 
 
 @dataclass(frozen=True)
@@ -15,6 +20,10 @@ class OfKind:
     """
 
     kind: str
+
+    def __get_pydantic_json_schema__(self, core: Any, handler: Any) -> dict[str, Any]:
+        """The schema of the option says which kind of plugin it selects."""
+        return {**handler(core), SELECTS: self.kind}
 
 
 class LocalPath:

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from trimtab.core.config import RunFile, Selected, SelectedReward
+from trimtab.core.options import SELECTS
+from trimtab.core.recipe import Recipe
 from trimtab.core.runfile import KINDS, Registry
 from trimtab.core.stages import NAME, OF_THE_FILE
 
@@ -36,6 +38,7 @@ def run_schema(registry: Registry) -> Schema:
     defs["RolloutConfig"]["properties"]["engine"] = {"anyOf": [engines, by_name]}
     source = _any_plugin(registry, "source", defs)
     defs["StreamSection"]["properties"]["source"] = {"anyOf": [source, {"type": "null"}]}
+    defs = {name: _selecting(schema, registry, defs) for name, schema in defs.items()}
     defaults, partial_defs = _partial(sections, defs)
     own = {key: schema for key, schema in defaults.items() if key not in OF_THE_FILE}
     stage = {
@@ -57,7 +60,12 @@ def run_schema(registry: Registry) -> Schema:
         "if": {"type": "object", "required": ["stages"]},
         "then": {"$ref": "#/$defs/StagedRunFile"},
         "else": {"$ref": "#/$defs/RunFile"},
-        "$defs": {**defs, **partial_defs, "RunFile": complete, "StagedRunFile": staged},
+        "$defs": {
+            **defs,
+            **partial_defs,
+            "RunFile": {**complete, "anyOf": [_given("objective"), _given("source")]},
+            "StagedRunFile": staged,
+        },
     }
 
 
@@ -94,6 +102,34 @@ def _any_plugin(registry: Registry, kind: str, defs: Schema) -> Schema:
         defs.update({f"{title}.{key}": _renamed(value, names) for key, value in inner.items()})
         choices.append({"$ref": f"#/$defs/{title}"})
     return {"anyOf": choices} if choices else {"not": {}}
+
+
+def _given(section: str) -> Schema:
+    return {"required": [section], "properties": {section: {"type": "object"}}}
+
+
+def _selecting(schema: Any, registry: Registry, defs: Schema) -> Any:
+    """A copy in which an option that selects a plugin is a section of one of that kind."""
+    if isinstance(schema, list):
+        return [_selecting(item, registry, defs) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    if SELECTS not in schema:
+        return {key: _selecting(value, registry, defs) for key, value in schema.items()}
+    kind = schema[SELECTS]
+    choices = schema.get("anyOf", [schema])
+    usable = [n for n in registry.names(kind) if not issubclass(registry.find(kind, n), Recipe)]
+    sections = [{"$ref": f"#/$defs/{kind}.{name}"} for name in usable]
+    for choice in choices:
+        section = defs.get(choice.get("$ref", "").removeprefix("#/$defs/"), {})
+        usual = section.get("properties", {}).get("name", {}).get("default")
+        if usual is not None:  # its name may be left out
+            named = defs[f"{kind}.{usual}"]
+            required = [key for key in named["required"] if key != "name"]
+            sections.append({**named, "required": required})
+    null = [choice for choice in choices if choice == {"type": "null"}]
+    kept = {key: schema[key] for key in ("title", "description", "default") if key in schema}
+    return {**kept, "anyOf": [*sections, *null]}
 
 
 def _partial(sections: Schema, defs: Schema) -> tuple[Schema, Schema]:

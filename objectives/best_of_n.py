@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, Le
 
-from trimtab import Config, Demonstrations, hookimpl
+from trimtab import Around, Config, Demonstrations, Part, Recipe, hookimpl
 from trimtab.core.config import Selected
 from trimtab.core.errors import UserError
 from trimtab.core.options import LocalPath, OfKind
-from trimtab.core.recipe import Around, OptionError, Part, Recipe
+from trimtab.core.recipe import OptionError
 
 
 class BestOfNConfig(Config):
@@ -25,6 +25,9 @@ class BestOfNConfig(Config):
 
     least: float | None = None
     """Learn from no completion whose reward is less; null is none."""
+
+    truncated: Literal["keep", "drop"] = "keep"
+    """Completions cut at ``rollout.max_new_tokens``; to imitate one is to learn to stop there."""
 
     rounds: Annotated[int, Ge(1)] = 1
     """How often to sample and learn, each time from the policy so far."""
@@ -87,7 +90,12 @@ class BestOfN(Recipe[BestOfNConfig]):
 
     def _sample(self, around: Around, number: int) -> Part:
         config = self.config
-        source = {"name": "best", "share": config.share, "least": config.least}
+        source = {
+            "name": "best",
+            "share": config.share,
+            "least": config.least,
+            "truncated": config.truncated,
+        }
         seed = around.seed
         if config.prompts is None:
             seed += number - 1

@@ -9,11 +9,22 @@ from typing import Annotated, Any, Literal, Self
 from annotated_types import Ge, Gt
 from pydantic import Field, model_validator
 
-from trimtab import Batch, Config, Labelled, Pairs, Ranked, Rollouts, hookimpl
+from trimtab import (
+    Around,
+    Batch,
+    Config,
+    Labelled,
+    Pairs,
+    Part,
+    Ranked,
+    Recipe,
+    Rollouts,
+    hookimpl,
+)
 from trimtab.core.config import Selected, TrainConfig
 from trimtab.core.errors import UserError
 from trimtab.core.options import LocalPath, OfKind
-from trimtab.core.recipe import Around, OptionError, Part, Recipe
+from trimtab.core.recipe import OptionError
 
 PROXY = "proxy"
 """What the log calls the reward model that was fitted to the labels."""
@@ -43,7 +54,7 @@ class Fitting(Config):
     objective: Annotated[Selected | None, OfKind("objective")] = None
     """What it learns with, any objective that learns from rankings; null is the built-in one."""
 
-    train: TrainConfig = TrainConfig()
+    train: TrainConfig | None = None
     """What is given here, over the file's ``train``; one epoch unless it says how long."""
 
     model: dict[str, Any] = Field(default_factory=dict)
@@ -238,7 +249,7 @@ class _Rounds:
 
     def _reward_model(self, number: int, fit: Mapping[str, Any]) -> Part:
         config, around = self.config.reward_model, self.around
-        given = config.train.model_dump(mode="json", exclude_unset=True)
+        given = config.train.model_dump(mode="json", exclude_unset=True) if config.train else {}
         kept = {k: v for k, v in around.section("train").items() if k not in ("steps", "epochs")}
         seed = given.get("seed", around.seed) + number - 1
         return Part(

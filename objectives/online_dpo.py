@@ -7,11 +7,10 @@ from typing import Annotated, Literal
 
 from annotated_types import Ge
 
-from trimtab import Config, Pairs, hookimpl
+from trimtab import Around, Config, Pairs, Part, Recipe, hookimpl
 from trimtab.core.config import Selected
 from trimtab.core.errors import UserError
 from trimtab.core.options import OfKind
-from trimtab.core.recipe import Around, Part, Recipe
 
 TWO = 2
 

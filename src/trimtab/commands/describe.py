@@ -6,6 +6,7 @@ import inspect
 import json
 import re
 import textwrap
+from collections.abc import Iterator
 from dataclasses import fields
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,6 +16,9 @@ from trimtab.commands import AsJson
 
 if TYPE_CHECKING:
     from trimtab.plugins.registry import Plugins, Provided
+
+SELECTS = "x-selects"
+"""As in ``trimtab.core.options``, which imports what takes long."""
 
 PAPER = re.compile(r"(?:[A-Z][\w'-]+(?: et al\.| and [A-Z][\w'-]+)? \d{4}, )?arXiv:\d{4}\.\d{4,5}")
 TYPES = {"string": "text", "integer": "whole number", "boolean": "true or false"}
@@ -83,10 +87,25 @@ def _about(kind: str, provided: Provided) -> dict[str, Any]:
         "version": provided.distribution.version,
         "papers": PAPER.findall(text),
     }
-    if kind == "objective":
+    if makes := _makes(kind, cls):
+        about["makes"] = makes
+    elif kind == "objective":
         about["data"] = getattr(getattr(cls, "data", None), "__name__", None)
         about["needs"] = _needs(cls)
     return about
+
+
+def _makes(kind: str, cls: type[Any]) -> str | None:
+    """Of what stands where an objective or a source does, and is none."""
+    from trimtab.core.recipe import Recipe
+
+    if kind == "objective" and issubclass(cls, Recipe):
+        return "stages, which trimtab validate prints"
+    if kind == "source":
+        from trimtab.core.maker import Maker
+
+        return "a data set, in a stage without objective" if issubclass(cls, Maker) else None
+    return None
 
 
 def _needs(cls: type[Any]) -> list[str]:
@@ -119,20 +138,35 @@ def _page(about: dict[str, Any], schema: dict[str, Any]) -> str:
         lines.append(f"data:    {about['data']}")
     if "needs" in about:
         lines.append(f"needs:   {', '.join(about['needs']) or 'nothing'}")
+    if about.get("makes"):
+        lines.append(f"makes:   {about['makes']}")
     lines.append("options:")
-    required = schema["required"]
-    for option, field in schema["properties"].items():
-        if option != "name":
-            need = "required" if option in required else "optional"
-            need = f"default {json.dumps(field['default'])}" if "default" in field else need
-            lines.append(f"  {option}: {_type(field)}; {need}")
-            said = " ".join(field.get("description", "").split())
-            lines += textwrap.wrap(said, 90, initial_indent=" " * 6, subsequent_indent=" " * 6)
+    lines += _options(schema, schema.get("$defs", {}))
     return "\n".join(lines)
+
+
+def _options(schema: dict[str, Any], defs: dict[str, Any], above: str = "") -> Iterator[str]:
+    """What each option is; those within a section by their dotted names."""
+    for option, field in schema["properties"].items():
+        if option == "name" and not above:
+            continue
+        section = defs.get(field.get("$ref", "").rpartition("/")[2])
+        within = section if section and SELECTS not in field else None
+        need = "required" if option in schema.get("required", ()) else "optional"
+        need = f"default {json.dumps(field['default'])}" if "default" in field else need
+        kind = "keys with values" if within else f"{_type(field)}; {need}"
+        yield f"  {above}{option}: {kind}"
+        said = " ".join(field.get("description", "").split())
+        yield from textwrap.wrap(said, 90, initial_indent=" " * 6, subsequent_indent=" " * 6)
+        if within:
+            yield from _options(within, defs, f"{above}{option}.")
 
 
 def _type(field: dict[str, Any]) -> str:
     """A JSON Schema type in words."""
+    if SELECTS in field:
+        null = " or null" if {"type": "null"} in field.get("anyOf", ()) else ""
+        return f"{field[SELECTS]} by name, with its options{null}"
     if "anyOf" in field:
         return " or ".join(_type(choice) for choice in field["anyOf"])
     if "enum" in field:
