@@ -1,12 +1,16 @@
-"""TRL's ``GRPOTrainer`` around the tiny model, given what was sampled and what it was worth.
+"""TRL's ``GRPOTrainer`` and ``RLOOTrainer`` around the tiny model, given what was sampled and what
+it was worth.
 
-Its ``rollout_func`` returns our completions and its reward function our rewards; everything else
-is its own: reference and old log-probs, advantages, loss, backward.
+GRPO's ``rollout_func``, or what stands in place of RLOO's ``_generate``, returns our completions,
+and the reward function our rewards; everything else is TRL's own: reference and old log-probs,
+advantages, loss, backward.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -72,15 +76,17 @@ def trl(
     new: Weights,
     options: dict[str, Any],
     *,
+    kind: str = "GRPO",
     sampler: bool = False,
 ) -> tuple[Result, Tensor]:
     """The same by TRL: two iterations, the second of which is from the new weights.
 
-    Where the weights are the same there is one iteration, in which TRL computes no old log-probs.
+    Where the weights are the same there is one iteration, in which its GRPO computes no old
+    log-probs. A reward that is NaN is given as None: the completion cannot be scored.
     ``sampler``: correct for our engine's log-probs as it does for vLLM's.
     """
     moves = old is not new
-    made = _trainer(model, folder, batch, {"num_iterations": 2 if moves else 1} | options)
+    made = _trainer(kind, model, folder, batch, {"num_iterations": 2 if moves else 1} | options)
     if sampler:
         made.use_vllm, made._last_loaded_step = True, made.state.global_step
     made.current_gradient_accumulation_steps = 1
@@ -92,29 +98,26 @@ def trl(
     return Result(float(loss), gradients), _advantages(made, batch)
 
 
-def _trainer(model: LanguageModel, folder: Path, batch: Rollouts, options: dict[str, Any]) -> Any:
+def _trainer(
+    kind: str, model: LanguageModel, folder: Path, batch: Rollouts, options: dict[str, Any]
+) -> Any:
+    import trl
     from datasets import Dataset
     from peft import LoraConfig
-    from trl import GRPOConfig, GRPOTrainer
 
     rows = rows_of({"one": batch.responses})
-    logps = _logps(batch)
     groups = batch.group_N.tolist()
     reward = {
-        tuple(row.completion): r for row, r in zip(rows, batch.reward_N.tolist(), strict=True)
+        tuple(row.completion): None if math.isnan(r) else r
+        for row, r in zip(rows, batch.reward_N.tolist(), strict=True)
     }
 
-    def roll_out(prompts: list[str], trainer: Any) -> dict[str, Any]:
-        """Every prompt is the number of its group."""
+    def drawn(prompts: list[str]) -> list[int]:
+        """Which rows; every prompt is the number of its group."""
         left = {name: [i for i, g in enumerate(groups) if g == int(name)] for name in prompts}
-        order = [left[name].pop(0) for name in prompts]
-        return {
-            "prompt_ids": [list(rows[i].prompt) for i in order],
-            "completion_ids": [list(rows[i].completion) for i in order],
-            "logprobs": [logps[i] for i in order],
-        }
+        return [left[name].pop(0) for name in prompts]
 
-    def score(completion_ids: list[list[int]], **others: Any) -> list[float]:
+    def score(completion_ids: list[list[int]], **others: Any) -> list[float | None]:
         return [reward[tuple(ids)] for ids in completion_ids]
 
     config = model.roles.peft.peft_config["policy"]
@@ -129,13 +132,12 @@ def _trainer(model: LanguageModel, folder: Path, batch: Rollouts, options: dict[
         "report_to": [],
         "disable_tqdm": True,
     }
-    return GRPOTrainer(
+    return _fed(kind, batch, drawn)(
         model=load_base(
             ModelConfig(name=str(folder), quantization="none", dtype="float32"), DEVICE
         ),
-        args=GRPOConfig(**settings | options),
+        args=getattr(trl, f"{kind}Config")(**settings | options),
         reward_funcs=score,
-        rollout_func=roll_out,
         train_dataset=Dataset.from_list([{"prompt": str(g)} for g in sorted(set(groups))]),
         processing_class=load_tokenizer(str(folder)),
         peft_config=LoraConfig(
@@ -145,6 +147,31 @@ def _trainer(model: LanguageModel, folder: Path, batch: Rollouts, options: dict[
             target_modules=config.target_modules,
         ),
     )
+
+
+def _fed(kind: str, batch: Rollouts, drawn: Callable[[list[str]], list[int]]) -> Any:
+    """TRL's trainer with our completions for its own."""
+    import trl
+
+    rows, logps = rows_of({"one": batch.responses}), _logps(batch)
+
+    def ids(order: list[int]) -> tuple[list[list[int]], list[list[int]]]:
+        return [list(rows[i].prompt) for i in order], [list(rows[i].completion) for i in order]
+
+    def roll_out(prompts: list[str], trainer: Any) -> dict[str, Any]:
+        order = drawn(prompts)
+        names = ("prompt_ids", "completion_ids", "logprobs")
+        return dict(zip(names, (*ids(order), [logps[i] for i in order]), strict=True))
+
+    if kind == "GRPO":
+        return partial(trl.GRPOTrainer, rollout_func=roll_out)
+
+    class Fed(trl.RLOOTrainer):  # type: ignore[misc]
+        def _generate(self, prompts: list[str]) -> Any:
+            asked, answered = ids(drawn(prompts))
+            return asked, answered, self.processing_class.batch_decode(answered)
+
+    return Fed
 
 
 def _advantages(trainer: Any, batch: Rollouts) -> Tensor:
