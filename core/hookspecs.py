@@ -66,8 +66,8 @@ def pipeline_started(home: Path, plan: Plan, kept: Sequence[str]) -> None:
 
 @hookspec
 def pipeline_ended(home: Path, summary: Mapping[str, Any]) -> None:
-    """Observe the end of the last stage: what ``summary.json`` in the home holds.
-    Return nothing."""
+    """Observe the end of a file of several stages, however it ended: what ``summary.json`` in the
+    home holds. Return nothing."""
 
 
 @hookspec

@@ -14,6 +14,7 @@ from trimtab.core.files import write_atomically, write_json
 from trimtab.core.finish import ADAPTER, DATA, MODEL, TRAIN
 from trimtab.core.rundir import CONFIG, RunDirectory
 from trimtab.core.runfile import Plan, Stage
+from trimtab.core.watch import of_the_result
 
 SUMMARY = "summary.json"
 CARD = "README.md"
@@ -65,7 +66,7 @@ def _stage(stage: Stage, home: Path, kept: bool) -> dict[str, Any]:
         "tokens": cost.get("tokens"),
         "peak_memory_mb": cost.get("peak_memory_mb"),
         "result": _result(directory.path, home),
-        "measures": _measures(directory),
+        "measures": changes(directory),
     }
 
 
@@ -88,16 +89,16 @@ def _result(stage: Path, home: Path) -> str | None:
     return None
 
 
-def _measures(directory: RunDirectory) -> dict[str, Any]:
-    """Each measure of the last evaluation, and what it was at the first."""
+def changes(directory: RunDirectory) -> dict[str, Any]:
+    """Each measure of the run's result, and what it was at the first evaluation."""
     evaluations: list[Any] = []
     with suppress(json.JSONDecodeError):  # the last line of one that is dead may be half
         evaluations = directory.records("evals")
-    if not evaluations:
+    after = of_the_result(directory.path, evaluations)
+    if after is None:
         return {}
-    before, after = evaluations[0], evaluations[-1]
     return {
-        name: {"before": before.get(name), "after": measure}
+        name: {"before": evaluations[0].get(name), "after": measure}
         for name, measure in after.items()
         if name != "step"
     }

@@ -135,8 +135,8 @@ def pipeline(display: Display, run: Run, end: str = "finished") -> None:
         display.run_ended(maker, "finished")
         steps(display, run)
         display.run_ended(run, end)
-        if end == "finished":
-            display.pipeline_ended(home, SUMMARY)
+        *others, last = SUMMARY["stages"]
+        display.pipeline_ended(home, {"stages": [*others, {**last, "state": end}]})
 
 
 def test_plain_lines_say_which_stage_of_how_many_they_are_about(run):
@@ -176,12 +176,13 @@ def test_all_stages_stand_in_one_view_on_a_terminal(run):
     assert text.count("┃ stage") == 1 and terminal.live is None
 
 
-def test_a_pipeline_that_stops_leaves_the_list_and_a_usable_terminal(run):
+def test_a_pipeline_that_stops_leaves_a_summary_and_a_usable_terminal(run):
     terminal = display(terminal=True, width=120)
     pipeline(terminal, run, "stopped")
     text = shown(terminal)
-    assert "first   any         stopped  9/9" in text and "┃ stage" not in text
-    assert text.endswith("\x1b[?25h") and terminal.live is None
+    assert "first   any         stopped  9/9" in text
+    assert "any, stopped" in text[text.index("┃ stage") :]
+    assert "\x1b[?25h" in text and terminal.live is None
 
 
 def test_an_error_between_two_stages_leaves_a_usable_terminal(run):
@@ -203,12 +204,12 @@ def test_what_fails_before_its_first_step_is_not_taken_for_the_stage_before_it(r
 
 
 def test_a_watch_says_which_step_was_best(run):
-    watch = {"reward": "gold", "best": 12, "stopped": 18, "why": "proxy up, gold down"}
+    watch = {"reward": "gold", "best": 9, "adapter": 9, "stopped": 18, "why": "gold fell"}
     (run.directory.path / "watch.json").write_text(json.dumps(watch))
     plain = display(terminal=False)
     steps(plain, run)
     plain.run_ended(run, "finished")
-    said = "best by gold: step 12; stopped at 18 (proxy up, gold down)"
+    said = "best by gold: step 9, the result; stopped at 18: gold fell"
     assert shown(plain).endswith(f"\n\n{said}\n")
 
 

@@ -7,13 +7,23 @@ import json
 
 from rich.console import Console
 
-from trimtab.summary import changes, notes, plain, table, told, watched
+from trimtab.core.rundir import RunDirectory
+from trimtab.core.summary import changes as changes_of
+from trimtab.summary import notes, plain, said_of_watch, table, told
 
 
 def measure(value: float | None, spread: float = 0.1, n: int = 64) -> dict[str, float | None]:
     if value is None:
         return {"value": None, "low": None, "high": None, "n": n}
     return {"value": value, "low": value - spread, "high": value + spread, "n": n}
+
+
+def changes(evaluations):
+    """As they stand in ``summary.json``."""
+    if not evaluations:
+        return {}
+    first, last = evaluations[0], evaluations[-1]
+    return {n: {"before": first.get(n), "after": m} for n, m in last.items() if n != "step"}
 
 
 EVALS = [
@@ -81,7 +91,7 @@ def test_the_sum_of_rewards_is_told_where_it_is_none_of_them():
 def test_what_was_not_finite_or_not_measured_at_first_is_told():
     ends = [{"step": 0}, {"step": 9, "accuracy": measure(None)}]
     assert told(changes(ends)) == ["accuracy not finite [not finite, not finite]"]
-    assert changes([]) == {} and told({}) == []
+    assert told({}) == []
 
 
 def test_stages_are_told_in_aligned_lines():
@@ -104,13 +114,33 @@ def test_the_table_on_a_terminal_says_the_same():
     assert all(word in text for word in words)
 
 
+def watch(run, **found: object) -> None:
+    run.mkdir(parents=True, exist_ok=True)
+    (run / "watch.json").write_text(json.dumps({"reward": "gold", "why": "figures", **found}))
+
+
 def test_results_and_watches_are_told_beside_the_table(tmp_path):
-    folder = tmp_path / "stages" / "last"
-    folder.mkdir(parents=True)
-    watch = {"reward": "gold", "best": 12, "stopped": None, "why": None}
-    (folder / "watch.json").write_text(json.dumps(watch))
+    watch(tmp_path / "stages" / "last", best=12, stopped=None, adapter=12)
     assert notes(tmp_path, SUMMARY) == [
         f"made in {tmp_path}: stages/sft/adapter, stages/pairs/data, stages/last/adapter",
-        "last: best by gold: step 12",
+        "last: best by gold: step 12, the result",
     ]
-    assert watched(tmp_path) is None
+    assert said_of_watch(tmp_path) is None
+
+
+def test_a_watch_that_stopped_says_why_and_which_step_the_result_is_of(tmp_path):
+    watch(tmp_path, best=12, stopped=18, adapter=18)
+    assert said_of_watch(tmp_path) == (
+        "best by gold: step 12; the result is of step 18; stopped at 18: figures"
+    )
+    watch(tmp_path, best=12, stopped=None, adapter=None)
+    assert said_of_watch(tmp_path) == "best by gold: step 12"
+
+
+def test_what_a_run_changed_is_told_of_the_step_that_its_result_is_of(tmp_path):
+    run = RunDirectory.create(tmp_path / "run", "", "", {})
+    for step, gold in ((0, 0.1), (6, 0.7), (12, 0.4)):
+        run.log("evals", {"step": step, "reward/gold": measure(gold)})
+    assert told(changes_of(run), intervals=False) == ["gold 0.1 -> 0.4"]
+    watch(run.path, best=6, stopped=12, adapter=6)
+    assert told(changes_of(run), intervals=False) == ["gold 0.1 -> 0.7"]

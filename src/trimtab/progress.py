@@ -18,9 +18,11 @@ from trimtab.core.card import said
 from trimtab.core.hookspecs import hookimpl
 from trimtab.core.measures import Measure
 from trimtab.core.runfile import Plan
+from trimtab.core.summary import changes
+from trimtab.core.watch import of_the_result
 from trimtab.overview import Overview, Stage, State
 from trimtab.shown import apart, cell, one_line, plain, table
-from trimtab.summary import changes, clock, told, watched
+from trimtab.summary import clock, said_of_watch, told
 
 SHOWN = 3
 """Samples that are shown, before and after."""
@@ -47,6 +49,9 @@ class Display:
     def __init__(self, console: Console | None = None) -> None:
         self.console = console or Console(highlight=False)
         self.overview = Overview([])
+        self.staged = False
+        """Is it a pipeline's, from its start to its end?"""
+
         self.stage = Stage("")
         """The one that runs."""
 
@@ -71,7 +76,7 @@ class Display:
     @hookimpl
     def pipeline_started(self, home: Path, plan: Plan, kept: Sequence[str]) -> None:
         """List all the stages; the list stays until the last one has ended."""
-        self.overview = Overview.of(plan, kept)
+        self.overview, self.staged = Overview.of(plan, kept), True
         self.overview.go_on()
         stages = self.overview.stages
         names = ", ".join(f"{s.name} (kept)" if s.state == "kept" else s.name for s in stages)
@@ -80,11 +85,11 @@ class Display:
 
     @hookimpl
     def pipeline_ended(self, home: Path, summary: Mapping[str, Any]) -> None:
-        """One table of all the stages in place of the list."""
+        """One table of all the stages in place of the list, however they ended."""
         if self.live is not None:
             self.live.transient = True
         self._close()
-        self.overview = Overview([])
+        self.overview, self.staged = Overview([]), False
         self._print("")
         if self.console.is_terminal:
             self.console.print(summaries.table(summary))
@@ -153,27 +158,27 @@ class Display:
 
     @hookimpl
     def run_ended(self, run: Any, state: State) -> None:
-        """Leave the terminal as it was; of a finished run, show what changed."""
-        staged = len(self.overview.stages) > 1
-        taken = clock(time.monotonic() - self.began)
+        """Of a finished run, show what changed. Where it is the only one, leave the terminal as
+        it was."""
+        taken, finished = clock(time.monotonic() - self.began), state == "finished"
         stage = self.overview.find(run.name) or self.stage  # it may have failed before its start
         stage.state, self.samples = state, (0, ())
-        evaluations = run.directory.records("evals") if state == "finished" else []
-        if staged and state == "finished":
-            what = told(changes(evaluations), intervals=False)
+        if self.staged and finished:
+            what = told(changes(run.directory), intervals=False)
             stage.said, self.said = "   ".join([f"in {taken}", *what]), ""
             self.overview.go_on()
-            self._refresh()
             if not self.console.is_terminal:
                 self._print(f"{self.overview.place(stage)} {run.name} finished in {taken}")
-        else:
+        self._refresh()
+        if not self.staged:
             self._close()
-        if evaluations:
-            before, after = evaluations[0], evaluations[-1]
-            if not (staged and self.console.is_terminal):
+        evaluations = run.directory.records("evals") if finished else []
+        if after := of_the_result(run.directory.path, evaluations):
+            before = evaluations[0]
+            if not (self.staged and self.console.is_terminal):
                 self._changes(before, after)
             self._samples(run.directory.records("samples"), before["step"], after["step"])
-        if state == "finished" and not staged and (said := watched(run.directory.path)):
+        if finished and not self.staged and (said := said_of_watch(run.directory.path)):
             self._print(f"\n{said}")
 
     def _open(self) -> None:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from rich.table import Table
 from rich.text import Text
 
-from trimtab.core.files import read_json
+from trimtab.core.watch import watched
 
 Changes = Mapping[str, Mapping[str, Any]]
 """By measure ``before`` and ``after``: the first evaluation's and the last one's."""
@@ -18,18 +18,6 @@ NAMES = {"kl_sequence": "KL"}
 """What a measure is called here, where it is not its own name."""
 
 HEAD = ("stage", "what", "steps", "time", "memory", "held out")
-
-
-def changes(evaluations: Sequence[Mapping[str, Any]]) -> Changes:
-    """Of the lines of ``evals.jsonl``."""
-    if not evaluations:
-        return {}
-    before, after = evaluations[0], evaluations[-1]
-    return {
-        name: {"before": before.get(name), "after": measure}
-        for name, measure in after.items()
-        if name != "step"
-    }
 
 
 def told(found: Changes, *, intervals: bool = True) -> list[str]:
@@ -75,25 +63,24 @@ def notes(home: Path, summary: Mapping[str, Any]) -> list[str]:
     results = [stage["result"] for stage in summary["stages"] if stage.get("result")]
     lines = [f"made in {home}: {', '.join(map(str, results))}"] if results else []
     for stage in summary["stages"]:
-        if said := watched(home / "stages" / stage["name"]):
+        if said := said_of_watch(home / "stages" / stage["name"]):
             lines.append(f"{stage['name']}: {said}")
     return lines
 
 
-def watched(run: Path) -> str | None:
+def said_of_watch(run: Path) -> str | None:
     """What ``watch.json`` says in a word; None where nothing was watched.
 
-    ``best by gold: step 12; stopped at 18 (proxy up, gold down)``
+    ``best by gold: step 12, the result; stopped at 18: since step 12 the trained reward moved...``
     """
-    file = run / "watch.json"
-    if not file.is_file():
+    found = watched(run)
+    if found is None:
         return None
-    found = read_json(file)
-    said = f"best by {found['reward']}: step {found['best']}"
-    if found.get("stopped") is None:
-        return said
-    why = f" ({found['why']})" if found.get("why") else ""
-    return f"{said}; stopped at {found['stopped']}{why}"
+    best, result, stopped = found["best"], found["adapter"], found["stopped"]
+    said = f"best by {found['reward']}: step {best}"
+    if result is not None:
+        said += ", the result" if result == best else f"; the result is of step {result}"
+    return said if stopped is None else f"{said}; stopped at {stopped}: {found['why']}"
 
 
 def clock(seconds: float) -> str:
@@ -112,7 +99,7 @@ def _rows(summary: Mapping[str, Any]) -> Iterator[list[list[str]]]:
         cells = (
             stage["name"],
             what,
-            str(stage["steps"]),
+            str(stage["steps"] or ""),
             "" if seconds is None else clock(seconds),
             _size(stage.get("peak_memory_mb")),
         )
