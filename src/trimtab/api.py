@@ -34,6 +34,8 @@ def train(
     Args:
         file: the run file.
         run: the directory to make; by default the file's own ``run:``, else one under ``runs/``.
+            Where it holds stages already, those are kept that come out the same by this file, and
+            the others are moved to ``replaced/`` in it.
         overrides: ``a.b=c`` each, over what the file says.
         observers: objects with hookimpls of ``step_ended`` and the like.
         registry: the plugins; by default the built-in and the installed ones.

@@ -108,12 +108,13 @@ def test_death_while_another_run_file_is_taken_up(whole, tmp_path):
     settings = changed(json.loads(file.read_text()), "scores", "train", seed=1)
     other = write(tmp_path / "other.yaml", settings)
     go_on(file, run, by_file=True)
-    event, begun = 0, False
+    key = run / "stages/scores/stage.json"
+    before, event, begun = key.read_text(), 0, False
     while not begun:
         event += 1
         ended = warm.start("train", other, "--run", run, **own(run, f"0:{event}")).end(300)
         assert ended.status == deaths.DIED, ended.output
-        begun = (run / "stages/scores/metrics.jsonl").stat().st_size == 0
+        begun = key.exists() and key.read_text() != before
         go_on(file, run, by_file=True)
         found = differences(run, whole)
         assert [name for name in found if not name.startswith("replaced/")] == []

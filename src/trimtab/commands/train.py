@@ -13,7 +13,12 @@ from trimtab.commands import Overrides, RunFileArgument, ended, quiet
 def train(
     file: RunFileArgument,
     run: Annotated[
-        Path | None, typer.Option("--run", help="The run directory to make.", show_default=False)
+        Path | None,
+        typer.Option(
+            "--run",
+            help="The run directory to make, or one of stages: what is unchanged is kept.",
+            show_default=False,
+        ),
     ] = None,
     overrides: Overrides = None,
     dry_run: Annotated[
@@ -33,5 +38,6 @@ def train(
     from trimtab.progress import Display
 
     plugins = Plugins()
-    made = carry_out(file, run, overrides or (), observers=[Display()], registry=plugins)
+    with Display() as display:
+        made = carry_out(file, run, overrides or (), observers=[display], registry=plugins)
     ended(made, plugins)
