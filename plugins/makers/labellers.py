@@ -12,7 +12,6 @@ from typing import Any, NamedTuple, Protocol
 from trimtab.core.errors import UserError
 from trimtab.core.judge import Comparison, Verdict
 from trimtab.core.reward import Group, Score
-from trimtab.core.sampling import uniforms
 from trimtab.core.seeds import mixed
 from trimtab.core.source import Setting
 from trimtab.plugins.makers.answered import pairs, responses
@@ -97,8 +96,7 @@ class ByReward:
         """P(a is better), or 1 and 0 where it is drawn."""
         if not self.draw:
             return sigmoid(gap)
-        stream = mixed(self.setting.seed, "labels")
-        drawn = uniforms(stream, row.row, [mixed(a, b)], 1).item()
+        drawn = mixed(self.setting.seed, "labels", row.row, a, b) / 2**56
         return float(drawn < sigmoid(gap))
 
 
