@@ -59,6 +59,7 @@ def expanded(
         elif depth == DEEPEST:
             said = f"recipes within recipes, {DEEPEST} deep: name an objective"
             faults.append(_fault(node.value["objective"], said))
+            found.append((name, node))
         else:
             parts = _parts(name, node, recipe, registry, faults)
             inner = expanded(parts, registry, faults, depth + 1) if parts else [(name, node)]
