@@ -52,12 +52,25 @@ def ended(run: Path, plugins: Plugins) -> None:
     from trimtab.core.finished import result
     from trimtab.core.roles import is_scalar
 
+    if data := _made_last(run):
+        typer.echo(f"\nmade  {data}\ntry   trimtab data check {data}")
+        return
     model, made = result(run, plugins)
     typer.echo(f"\nmade  {made}")
     if model.adapter is not None and is_scalar(made):
         typer.echo(f"try   trimtab score {run} FILE")
     else:
-        typer.echo(
-            f"try   trimtab generate {run} --prompt 'Write a one-sentence review of Alien.'"
-        )
+        typer.echo(f"try   trimtab generate {run}   (a chat, beside what it started from)")
     typer.echo("and   trimtab train FILE --set objective.name=NAME; trimtab plugins lists names")
+
+
+def _made_last(run: Path) -> Path | None:
+    """The data set that the run, or its last stage, made; None where that trained a model."""
+    from trimtab.core.files import read_json
+    from trimtab.core.finish import TRAIN, made_data
+    from trimtab.core.summary import SUMMARY
+
+    if (run / SUMMARY).is_file():
+        run = run / "stages" / read_json(run / SUMMARY)["stages"][-1]["name"]
+    folder = made_data(run)
+    return folder and folder / TRAIN

@@ -20,4 +20,6 @@ def resume(
     from trimtab.progress import Display
 
     plugins = Plugins()
-    ended(carry_out(run, observers=[Display()], registry=plugins), plugins)
+    with Display() as display:
+        made = carry_out(run, observers=[display], registry=plugins)
+    ended(made, plugins)
