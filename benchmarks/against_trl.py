@@ -1,7 +1,7 @@
 """Ours against TRL: the same weights, adapter, rows and dtype, one after the other.
 
     python -m trimtab.benchmarks.against_trl --objective kto --shape short --dtype float32
-    python -m trimtab.benchmarks.against_trl --objective grpo     # .against_trl_online has options
+    python -m trimtab.benchmarks.against_trl --objective rloo     # .against_trl_online has options
 
 Both are measured at their defaults and at their best: their fastest and their smallest micro-batch
 and checkpointing, found by trying them. Every measurement is a process of its own.
@@ -16,6 +16,7 @@ import typer
 from trimtab.benchmarks import against_trl_online, compare, options, report
 from trimtab.benchmarks.job import REFERRING, Job, Result, in_own_process
 from trimtab.benchmarks.machine import machine
+from trimtab.benchmarks.online import TRL as ONLINE
 from trimtab.core.embedded import NAME
 
 FASTEST, SMALLEST = "fastest", "smallest"
@@ -117,8 +118,8 @@ def main(
     out: options.Out = None,
 ) -> None:
     """Measure, compare, write; fail where the two did not compute the same thing."""
-    if objective == "grpo":
-        against_trl_online.main(dtype, model, rounds=rounds, search=search, out=out)
+    if objective in ONLINE:
+        against_trl_online.main(objective, dtype, model, rounds=rounds, search=search, out=out)
         return
     job = options.defaults(
         objective=objective,

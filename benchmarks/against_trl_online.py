@@ -1,6 +1,6 @@
 """Ours against TRL where completions are sampled: one model, one reward, the same prompts.
 
-    python -m trimtab.benchmarks.against_trl --objective grpo
+    python -m trimtab.benchmarks.against_trl_online --objective rloo
 
 A step samples 16 completions of at most 48 tokens, scores them and learns from them. Completions
 differ, for the samplers do, and so losses cannot be compared. Unless ``--free``, no completion
@@ -18,7 +18,7 @@ import typer
 from trimtab.benchmarks import compare, options, report
 from trimtab.benchmarks.compare import Spread
 from trimtab.benchmarks.machine import machine
-from trimtab.benchmarks.online import PARTS, OnlineJob, OnlineResult, in_own_process
+from trimtab.benchmarks.online import BETA, PARTS, TRL, OnlineJob, OnlineResult, in_own_process
 from trimtab.core.embedded import NAME
 from trimtab.core.errors import RunError
 
@@ -34,12 +34,13 @@ MEANING = (
 
 
 def main(
+    objective: Annotated[str, typer.Option(help=", ".join(TRL))] = "grpo",
     dtype: options.Dtype = "float32",
     model: options.Model = NAME,
     rows: Annotated[int, typer.Option(help="completions of a step")] = 16,
     group: Annotated[int, typer.Option(help="completions of a prompt")] = 8,
     limit: Annotated[int, typer.Option(help="the most tokens of a completion")] = 48,
-    beta: Annotated[float, typer.Option(help="weight of the KL; 0 needs no reference")] = 0.0,
+    beta: Annotated[float | None, typer.Option(help="weight of the KL; TRL's by default")] = None,
     free: Annotated[bool, typer.Option(help="let completions end by themselves")] = False,
     steps: options.Steps = 4,
     warmup: Annotated[int, typer.Option(help="steps before them")] = 2,
@@ -49,16 +50,20 @@ def main(
     out: options.Out = None,
 ) -> None:
     """Measure, compare, write; fail where the two did not do the same work."""
+    if objective not in TRL:
+        raise typer.BadParameter(f"{objective!r} is none of {', '.join(TRL)}")
+    kl = BETA[objective] if beta is None else beta
     job = OnlineJob.model_validate(
         {
             "arm": options.DEFAULTS,
             "system": "trl",
+            "objective": objective,
             "dtype": dtype,
             "model": model,
             "rows": rows,
             "group": group,
             "limit": limit,
-            "beta": beta,
+            "beta": kl,
             "forced": not free,
             "steps": steps,
             "warmup": warmup,
@@ -72,7 +77,7 @@ def main(
         found = [result for one in tried if (result := _tried(one, refused))]
         jobs += best(job, found)
     taken = [{one.arm: measured(one) for one in jobs} for _ in range(rounds)]
-    name = f"{job.objective}-{dtype}-group-{group}{'-kl' if beta else ''}{'-free' if free else ''}"
+    name = f"{objective}-{dtype}-group-{group}{'-kl' if beta else ''}{'-free' if free else ''}"
     record = {
         "machine": where,
         "rounds": [{arm: one.model_dump() for arm, one in each.items()} for each in taken],

@@ -10,7 +10,7 @@ from trimtab.core.embedded import NAME
 from trimtab.core.options import Config
 
 Dtype = Literal["float32", "bfloat16", "nf4"]
-Kind = Literal["dpo", "sft", "kto", "reward_model", "grpo", "ppo"]
+Kind = Literal["dpo", "sft", "kto", "reward_model", "grpo", "ppo", "rloo"]
 System = Literal["trimtab", "trl"]
 
 TRL: dict[Kind, str] = {"dpo": "DPO", "sft": "SFT", "kto": "KTO", "reward_model": "Reward"}

@@ -10,6 +10,12 @@ from pydantic import NonNegativeFloat, PositiveInt
 from trimtab.benchmarks.job import Job, Kind, Result
 from trimtab.benchmarks.process import ask
 
+TRL: dict[Kind, str] = {"grpo": "GRPO", "rloo": "RLOO"}
+"""Our objectives by what TRL's ``...Trainer`` and ``...Config`` begin with."""
+
+BETA: dict[Kind, float] = {"grpo": 0.0, "rloo": 0.05}
+"""Weight of the KL that TRL has by default."""
+
 PARTS = ("rollout", "score", "reference", "train")
 """What a step is split into; ``reference`` is every pass without gradient on what was sampled."""
 

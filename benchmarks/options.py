@@ -8,11 +8,12 @@ from typing import Annotated, Any
 import typer
 
 from trimtab.benchmarks.job import TRL, Job
+from trimtab.benchmarks.online import TRL as ONLINE
 from trimtab.benchmarks.shapes import SHAPES
 
 DEFAULTS = "TRL, defaults"
 
-Objective = Annotated[str, typer.Option(help=", ".join([*TRL, "grpo"]))]
+Objective = Annotated[str, typer.Option(help=", ".join([*TRL, *ONLINE]))]
 Dtype = Annotated[str, typer.Option(help="float32, bfloat16 or nf4")]
 Shape = Annotated[str, typer.Option(help=", ".join(SHAPES))]
 Rows = Annotated[int, typer.Option(help="of a step, the smallest one")]

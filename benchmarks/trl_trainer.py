@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
+
+from trimtab.benchmarks.job import Job
+from trimtab.benchmarks.start import LEARNING_RATE
 
 
 def trainer(
@@ -70,3 +75,27 @@ def adapter(trainer: Any) -> dict[str, nn.Parameter]:
         for name, parameter in trainer.model.named_parameters()
         if parameter.requires_grad
     }
+
+
+def defaults(job: Job, folder: Path) -> dict[str, Any]:
+    """Options of TRL's defaults, but for what makes any comparison one."""
+    if job.rows % job.at_a_time:
+        raise ValueError(
+            f"{job.rows} rows a step cannot be cut into micro-batches of {job.at_a_time}"
+        )
+    options: dict[str, Any] = {
+        "output_dir": str(folder),
+        "use_cpu": not torch.cuda.is_available(),
+        "bf16": job.dtype == "bfloat16",
+        "per_device_train_batch_size": job.at_a_time,
+        "gradient_accumulation_steps": job.rows // job.at_a_time,
+        "max_steps": job.warmup + job.steps,
+        "learning_rate": LEARNING_RATE,
+        "lr_scheduler_type": "constant",
+        "save_strategy": "no",
+        "report_to": [],
+        "disable_tqdm": True,
+    }
+    if job.checkpointing is not None:
+        options |= {"activation_checkpointing": job.checkpointing, "gradient_checkpointing": None}
+    return options

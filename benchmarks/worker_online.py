@@ -67,6 +67,8 @@ def _options(job: OnlineJob) -> dict[str, Any]:
     """TRL's GRPO normalises by the tokens of the batch, as DAPO does."""
     if job.objective == "grpo":
         return {"loss": "dapo", "beta": job.beta}
+    if job.objective == "rloo":
+        return {"beta": job.beta}
     return {"beta": job.beta, "critic": job.critic, "epochs": 1, "minibatches": 1}
 
 

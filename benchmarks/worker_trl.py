@@ -7,15 +7,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from transformers import TrainerCallback
 
 from trimtab.benchmarks.job import TRL, Job, Result
 from trimtab.benchmarks.machine import held, peak
 from trimtab.benchmarks.process import serve
 from trimtab.benchmarks.shapes import Example, cut, labelled, shifted
-from trimtab.benchmarks.start import ADAPTER, LEARNING_RATE, base, randomise
-from trimtab.benchmarks.trl_trainer import adapter, trainer
+from trimtab.benchmarks.start import ADAPTER, base, randomise
+from trimtab.benchmarks.trl_trainer import adapter, defaults, trainer
 from trimtab.core.model import load_tokenizer
 
 
@@ -103,26 +102,7 @@ def _labelled(examples: Sequence[Example], at_a_time: int) -> list[dict[str, Any
 
 def _options(job: Job, folder: Path) -> dict[str, Any]:
     """TRL's defaults, but for what makes the comparison one."""
-    if job.rows % job.at_a_time:
-        raise ValueError(
-            f"{job.rows} rows a step cannot be cut into micro-batches of {job.at_a_time}"
-        )
-    options: dict[str, Any] = {
-        "output_dir": str(folder),
-        "use_cpu": not torch.cuda.is_available(),
-        "bf16": job.dtype == "bfloat16",
-        "per_device_train_batch_size": job.at_a_time,
-        "gradient_accumulation_steps": job.rows // job.at_a_time,
-        "max_steps": job.warmup + job.steps,
-        "learning_rate": LEARNING_RATE,
-        "lr_scheduler_type": "constant",
-        "train_sampling_strategy": "sequential",
-        "save_strategy": "no",
-        "report_to": [],
-        "disable_tqdm": True,
-    }
-    if job.checkpointing is not None:
-        options |= {"activation_checkpointing": job.checkpointing, "gradient_checkpointing": None}
+    options = defaults(job, folder) | {"train_sampling_strategy": "sequential"}
     if job.objective == "sft":
         options["completion_only_loss"] = True
     if job.reference == "warm":

@@ -1,17 +1,16 @@
-"""Measure TRL on rollouts: the real ``train()`` of its ``GRPOTrainer``."""
+"""Measure TRL on rollouts: the real ``train()`` of its ``GRPOTrainer`` or ``RLOOTrainer``."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from trimtab.benchmarks.clock import timed
 from trimtab.benchmarks.machine import held, peak
-from trimtab.benchmarks.online import OnlineJob, OnlineResult, near_100
+from trimtab.benchmarks.online import TRL, OnlineJob, OnlineResult, near_100
 from trimtab.benchmarks.process import serve
-from trimtab.benchmarks.start import ADAPTER, LEARNING_RATE, base
+from trimtab.benchmarks.start import ADAPTER, base
+from trimtab.benchmarks.trl_trainer import defaults
 from trimtab.benchmarks.worker_trl import Clock
 from trimtab.core.config import DataConfig
 from trimtab.core.model import load_tokenizer
@@ -32,10 +31,10 @@ def measure(job: OnlineJob, folder: Path) -> OnlineResult:
     if job.warmup % job.ahead or job.steps % job.ahead:
         raise ValueError(f"steps and warm-up must be multiples of {job.ahead}")
     prompts = _prompts(job, steps * job.rows // job.group)
-    made = _of_trl("GRPOTrainer")(
+    made = _of_trl(f"{TRL[job.objective]}Trainer")(
         model=base(job),
         reward_funcs=scored,
-        args=_of_trl("GRPOConfig")(**_options(job, folder)),
+        args=_of_trl(f"{TRL[job.objective]}Config")(**_options(job, folder)),
         train_dataset=Dataset.from_list([{"prompt": prompt} for prompt in prompts]),
         processing_class=load_tokenizer(job.model),
         peft_config=LoraConfig(
@@ -103,33 +102,16 @@ def _prompts(job: OnlineJob, count: int) -> list[Any]:
 
 def _options(job: OnlineJob, folder: Path) -> dict[str, Any]:
     """TRL's defaults, but for what makes the comparison one."""
-    if job.rows % job.at_a_time:
-        raise ValueError(
-            f"{job.rows} rows a step cannot be cut into micro-batches of {job.at_a_time}"
-        )
-    options: dict[str, Any] = {
-        "output_dir": str(folder),
-        "use_cpu": not torch.cuda.is_available(),
-        "bf16": job.dtype == "bfloat16",
-        "per_device_train_batch_size": job.at_a_time,
-        "gradient_accumulation_steps": job.rows // job.at_a_time,
+    options = defaults(job, folder) | {
         "steps_per_generation": job.ahead * job.rows // job.at_a_time,
         "num_generations": job.group,
         "max_completion_length": job.limit,
         "beta": job.beta,
         "use_transformers_continuous_batching": job.continuous,
         "shuffle_dataset": False,
-        "max_steps": job.warmup + job.steps,
-        "learning_rate": LEARNING_RATE,
-        "lr_scheduler_type": "constant",
-        "save_strategy": "no",
-        "report_to": [],
-        "disable_tqdm": True,
     }
     if job.forced:
         options["generation_kwargs"] = {"min_new_tokens": job.limit}
-    if job.checkpointing is not None:
-        options |= {"activation_checkpointing": job.checkpointing, "gradient_checkpointing": None}
     return options
 
 
