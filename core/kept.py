@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from trimtab.core.config import RunFile
@@ -24,9 +24,11 @@ def keep(
     """Leave in ``stages/`` what has the key of the stage of its name; the key of each stage.
 
     What has another one is moved to ``replaced/``, and what lies there with the key of a stage
-    that has no directory is taken back. Every move is one rename: after a death in between, this
-    ends the same when it is called again. Only for the holder of the home's lock.
+    that has no directory is taken back, whatever it was called. Every move is one rename: after a
+    death in between, this ends the same when it is called again. Only for the holder of the
+    home's lock.
     """
+    merging = any(file.model.start_as == "merge" for file in stages.values())
     if (home / STAGES).is_dir():
         remove_leftovers(home / STAGES)
     keys = keys_of(stages, registry, home / STAGES)
@@ -38,7 +40,10 @@ def keep(
             say(f"stage {folder.name} is moved to {aside}: {why}")
     for name, key in keys.items():
         there = home / STAGES / name
-        if not (there / CONFIG).exists() and (back := _with(home / REPLACED, key)):
+        if (there / CONFIG).exists():
+            continue
+        # adapters name their merged base by the stage that has it
+        if back := _with(home / REPLACED, key, name if merging else None):
             _take_back(back, there)
             say(f"stage {name} is taken back from {back}, which was made by the same options")
     return keys
@@ -70,12 +75,14 @@ def _numbered(folder: Path, name: str) -> Iterator[tuple[int, Path]]:
             yield int(match[1]), entry
 
 
-def _with(folder: Path, key: Key) -> Path | None:
-    """What has this key among what was replaced, whatever stage it was."""
-    found: Iterable[Path] = (
-        each for each in _begun(folder) if (stored := Key.stored(each)) and stored.key == key.key
-    )
-    return next(iter(found), None)
+def _with(folder: Path, key: Key, name: str | None) -> Path | None:
+    """What has this key among what was replaced; if a name is given, as a stage of that name."""
+    named = [path for _, path in _numbered(folder, name)] if name else _begun(folder)
+    for each in named:
+        stored = Key.stored(each)
+        if stored is not None and stored.key == key.key:
+            return each
+    return None
 
 
 def _move(folder: Path, to: Path) -> None:

@@ -98,6 +98,27 @@ def test_a_stage_of_another_name_is_the_same_stage(run, settings):
     assert on_disk(run, "copy") == before
 
 
+def test_where_stages_merge_a_stage_keeps_its_name(run, settings):
+    merging = changed(settings, "improve", "model", start_as="merge")
+    renamed = json.loads(json.dumps(merging).replace("imitate", "copy"))
+    assert kept(run, renamed)[0] == {"picked", "scores"}
+
+
+def test_a_directory_at_work_is_refused(run, settings):
+    file = write(run.parent / "run.yaml", settings)
+    with RunDirectory(run).lock(), pytest.raises(UserError, match="is in use by process"):
+        train(file, run, registry=PLUGINS)
+
+
+def test_a_file_without_stages_is_refused(run, settings):
+    (alone,) = [each for each in settings["stages"] if each["name"] == "scores"]
+    shared = {key: each for key, each in settings.items() if key != "stages"}
+    single = {**shared, **alone}
+    del single["name"]
+    with pytest.raises(UserError, match="holds a run already"):
+        train(write(run.parent / "run.yaml", single), run, registry=PLUGINS)
+
+
 def test_a_stage_that_the_file_has_no_more_is_moved_aside(run, settings):
     shorter = {**settings, "stages": settings["stages"][:-1]}
     there, said = kept(run, shorter)
