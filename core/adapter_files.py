@@ -14,6 +14,24 @@ ADAPTER_CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
 
 
+def adapter_folder(start: str) -> Path:
+    """Where the adapter of a run directory, or of a PEFT folder, is."""
+    path = Path(start).expanduser()
+    if (path / "adapter").is_dir():
+        return path / "adapter"
+    if (path / "data" / "train.jsonl").is_file():
+        raise UserError(
+            f"model.start: {path} made a data set, and no adapter to start from. Give it as "
+            "data.train, and start from a stage that trained a policy"
+        )
+    if (path / "model").is_dir():
+        raise UserError(
+            f"model.start: {path} trained all weights, and no adapter to start from. Give it as "
+            "model.name"
+        )
+    return path
+
+
 def adapter_settings(folder: Path) -> dict[str, Any]:
     """What ``adapter_config.json`` says.
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
+from trimtab.core.adapter_files import adapter_folder
 from trimtab.core.bases import Bases
 from trimtab.core.batches import Batch
 from trimtab.core.config import RunFile, Selected
@@ -15,6 +16,7 @@ from trimtab.core.judge import Judge
 from trimtab.core.lm import LanguageModel
 from trimtab.core.loop import Loop
 from trimtab.core.maker import Maker
+from trimtab.core.merging import based, merge_start, rows_to_read
 from trimtab.core.model import compute_dtype, device, load_tokenizer, micro_tokens
 from trimtab.core.objective import Objective
 from trimtab.core.optimizer import make_optimizer, make_schedule
@@ -63,9 +65,17 @@ class Parts:
 
 
 def build(
-    file: RunFile, registry: Registry, processes: Processes, bases: Bases | None = None
+    file: RunFile,
+    registry: Registry,
+    processes: Processes,
+    bases: Bases | None = None,
+    directory: Path | None = None,
 ) -> Parts:
-    """Everything that the run file names. Rows are read first: bad data should fail at once."""
+    """Everything that the run file names. Rows are read first: bad data should fail at once.
+
+    ``directory`` is the run's: there it keeps its base, where its start is merged into one.
+    """
+    bases = bases or Bases()
     objective: Objective = _made(registry, "objective", file.learns)
     tokenizer = load_tokenizer(file.model.name, trust_remote_code=file.model.trust_remote_code)
     rewards = _rewards(file, registry)
@@ -85,7 +95,8 @@ def build(
     )
     source = _source(file, registry, setting, file.source)
     streams = _streams(file, registry, setting, objective)
-    model = _model(file, objective, rewards, bases or Bases())
+    file = _on_its_base(file, directory, bases, processes, source)
+    model = _model(file, objective, rewards, bases)
     stops = stop_ids(model.base, tokenizer)
     reference = _reference(file, registry, objective, model)
     if reference is not None:
@@ -162,8 +173,11 @@ def build_maker(
         directory=directory,
     )
     maker.open(setting)
-    model = _sampled_from(file, rewards, bases or Bases()) if maker.samples or rewards else None
-    if model is not None:
+    model = None
+    if maker.samples or rewards:
+        bases = bases or Bases()
+        file = _on_its_base(file, directory, bases, processes, None)
+        model = _sampled_from(file, rewards, bases)
         if rewards is not None:
             rewards.open(RewardSetting(file.model, model, tokenizer, file.train.seed))
         stops = stop_ids(model.base, tokenizer)
@@ -183,6 +197,18 @@ def _check_stateless(file: RunFile) -> None:
                 f"reward {reward.label or reward.name}: standardize takes off the running mean of "
                 "a training, and a stage that makes a data set has none: set it to false there"
             )
+
+
+def _on_its_base(
+    file: RunFile, home: Path | None, bases: Bases, processes: Processes, source: Source | None
+) -> RunFile:
+    """The file with the base that it stands on, which is made first where it is a merged one."""
+    if file.model.start is not None and file.model.start_as == "merge" and home is not None:
+        if processes.main:
+            rows = None if source is None else rows_to_read(source)
+            merge_start(file.model, home, bases, rows)
+        processes.wait()
+    return file.model_copy(update={"model": based(file.model, home)})
 
 
 def _sampled_from(file: RunFile, rewards: Rewards | None, bases: Bases) -> LanguageModel:
@@ -304,13 +330,6 @@ def _model(
     )
     model.check_head()
     return model
-
-
-def adapter_folder(start: str) -> Path:
-    """Where the adapter of a run directory, or of a PEFT folder, is."""
-    path = Path(start).expanduser()
-    inside = path / "adapter"
-    return inside if inside.is_dir() else path
 
 
 def _reference(

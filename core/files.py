@@ -12,6 +12,7 @@ import json
 import os
 import secrets
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +88,18 @@ def fsync_directory(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def write_whole(folder: Path, write: Callable[[Path], None]) -> None:
+    """Let ``write`` make a folder under another name; then it gets its own, and is on the disk."""
+    staging = unique_beside(folder, STAGING)
+    write(staging)
+    for path in (staging, *staging.rglob("*")):
+        (fsync_directory if path.is_dir() else fsync_file)(path)
+    if folder.exists():
+        remove(folder)
+    os.rename(staging, folder)
+    fsync_directory(folder.parent)
 
 
 def remove(path: Path) -> None:

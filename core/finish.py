@@ -2,22 +2,13 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trimtab.core.card import model_card
-from trimtab.core.files import (
-    STAGING,
-    fsync_directory,
-    fsync_file,
-    remove,
-    unique_beside,
-    write_atomically,
-    write_json,
-)
+from trimtab.core.files import write_atomically, write_json, write_whole
+from trimtab.core.merging import based
 from trimtab.core.policy import CRITIC
 from trimtab.core.watch import of_the_result
 
@@ -77,7 +68,7 @@ def save_role(run: Run, parts: Parts, role: str, folder: Path) -> None:
     Of a critic on the policy's states, its head alone.
     """
     roles = parts.model.roles
-    roles.save(role, folder, run.file.model.name)
+    roles.save(role, folder, based(run.file.model, run.directory.path).name)
     if role == CRITIC and roles.trunk is not None:
         return
     parts.tokenizer.save_pretrained(folder)
@@ -90,15 +81,3 @@ def _center(run: Run, role: str) -> dict[str, Any]:
     last = of_the_result(run.directory.path, run.directory.records("evals")) or {}
     mean = last.get(f"score/{role}", last.get("score"))
     return {"center": mean["value"] if mean else 0.0, "rows": mean["n"] if mean else 0}
-
-
-def write_whole(folder: Path, write: Callable[[Path], None]) -> None:
-    """Let ``write`` make a folder under another name; then it gets its own, and is on the disk."""
-    staging = unique_beside(folder, STAGING)
-    write(staging)
-    for path in (staging, *staging.rglob("*")):
-        (fsync_directory if path.is_dir() else fsync_file)(path)
-    if folder.exists():
-        remove(folder)
-    os.rename(staging, folder)
-    fsync_directory(folder.parent)

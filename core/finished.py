@@ -9,14 +9,15 @@ from typing import Any
 
 import torch
 
-from trimtab.core.adapter_files import ADAPTER_CONFIG, adapter_settings
-from trimtab.core.build import Parts, adapter_folder, build
+from trimtab.core.adapter_files import ADAPTER_CONFIG, adapter_folder, adapter_settings
+from trimtab.core.build import Parts, build
 from trimtab.core.checkpoint import Checkpoint, newest
 from trimtab.core.config import ModelConfig, RunFile, TrainConfig
 from trimtab.core.errors import UserError, suggestion
-from trimtab.core.files import read_json
-from trimtab.core.finish import ADAPTER, MODEL, SCORES, write_whole
+from trimtab.core.files import read_json, write_whole
+from trimtab.core.finish import ADAPTER, MODEL, SCORES
 from trimtab.core.lm import LanguageModel
+from trimtab.core.merging import merged_base
 from trimtab.core.model import compute_dtype, device, load_base, load_tokenizer, micro_tokens
 from trimtab.core.paths import handed_over
 from trimtab.core.policy import POLICY
@@ -31,18 +32,38 @@ from trimtab.core.scoring import Scorer
 from trimtab.core.value_head import VALUE_HEAD
 
 
-def last_stage(path: Path, registry: Checked) -> tuple[RunFile, RunDirectory]:
-    """The resolved file and the directory of a run; of the last stage begun, if it has stages."""
+def last_stage(
+    path: Path, registry: Checked, scalar: bool | None = None
+) -> tuple[RunFile, RunDirectory]:
+    """The resolved file and the directory of a run; where it has stages, of the one that fits.
+
+    That is the last one begun that trains; with ``scalar``, the last whose result is a reward
+    model (true) or a policy (false), if any is.
+    """
     home = RunDirectory.open(path)
     plan = load(home.path / CONFIG, (), registry)
+    stages = [(stage, RunDirectory(path / "stages" / str(stage.name))) for stage in plan.stages]
     if plan.stages[0].name is None:
-        return plan.stages[0].run, home
-    for stage in reversed(plan.stages):
-        directory = RunDirectory(path / "stages" / str(stage.name))
-        if (directory.path / CONFIG).exists():
-            settled = load(directory.path / CONFIG, (), registry).stages[0].run
-            return handed_over(settled, stage.run, home.path), directory
-    raise UserError(f"no stage of {path} has begun: trimtab resume {path}")
+        stages = [(plan.stages[0], home)]
+    begun = [(stage, there) for stage, there in stages if (there.path / CONFIG).exists()]
+    if not begun:
+        raise UserError(f"no stage of {path} has begun: trimtab resume {path}")
+    training = [(stage, there) for stage, there in begun if stage.run.objective is not None]
+    if not training:
+        made = begun[-1][1].path
+        raise UserError(f"{made} makes a data set (data/train.jsonl in it), and trains no model")
+    fit = [one for one in training if scalar is None or _gives_scores(one[1].path) == scalar]
+    stage, directory = (fit or training)[-1]
+    if directory is home:
+        return stage.run, home
+    settled = load(directory.path / CONFIG, (), registry).stages[0].run
+    return handed_over(settled, stage.run, home.path), directory
+
+
+def _gives_scores(home: Path) -> bool:
+    """Is the result of this run a reward model?"""
+    adapter = home / ADAPTER
+    return (adapter / ADAPTER_CONFIG).is_file() and is_scalar(adapter)
 
 
 def is_run(path: Path) -> bool:
@@ -50,19 +71,24 @@ def is_run(path: Path) -> bool:
     return (path / CONFIG).is_file()
 
 
-def result(path: Path, registry: Checked) -> tuple[ModelConfig, Path]:
-    """The model of a run, and the folder of the adapter or of the weights that the run made."""
-    file, directory = last_stage(path, registry)
+def result(path: Path, registry: Checked, scalar: bool | None = None) -> tuple[ModelConfig, Path]:
+    """The model of a run, and the folder of the adapter or of the weights that the run made.
+
+    The model's name is the base that the adapter was trained on, a merged one too. ``scalar`` is
+    as in ``last_stage``.
+    """
+    file, directory = last_stage(path, registry, scalar)
     made = directory.path / (MODEL if file.model.adapter is None else ADAPTER)
     if not made.is_dir():
-        raise UserError(f"{path} has no result yet: trimtab resume {path}")
-    return file.model, made
+        raise UserError(f"{directory.path} has no result yet: trimtab resume {path}")
+    base = merged_base(made)
+    return file.model if base is None else file.model.model_copy(update={"name": str(base)}), made
 
 
 def load_run(path: Path, registry: Any) -> tuple[Parts, RunFile, RunDirectory, int]:
     """The parts of a run as its newest checkpoint has them, and that checkpoint's step."""
     file, directory = last_stage(path, registry)
-    parts = build(file, registry, Processes())
+    parts = build(file, registry, Processes(), directory=directory.path)
     look_up(parts, directory.path)
     checkpoint = _newest(directory)
     restore_roles(parts, checkpoint)
@@ -95,7 +121,7 @@ def export(path: Path, out: Path, registry: Any, role: str | None = None) -> Non
     """
     if out.exists():
         raise UserError(f"{out} exists already: name a folder that does not")
-    config, adapter = _policy(path, registry) or _plain(str(path))
+    config, adapter = _policy(path, registry, None) or _plain(str(path))
     scalar = adapter is not None and is_scalar(adapter)
     name = POLICY
     if scalar:
@@ -138,7 +164,7 @@ def reward_members(path: Path, registry: Checked) -> tuple[ModelConfig, dict[str
         config, adapter = _plain(str(path))
         folders = [] if adapter is None else [adapter]
     else:
-        config, first = result(home, registry)
+        config, first = result(home, registry, True)
         others = (first.parent / "roles").glob("*")
         members = [first, *sorted(others, key=lambda one: (len(one.name), one.name))]
         folders = members if home == path else [one for one in members if one == path]
@@ -199,13 +225,15 @@ def _beside(path: Path, role: str, registry: Checked) -> Path:
     return roles / role
 
 
-def _policy(path: Path, registry: Checked) -> tuple[ModelConfig, Path | None] | None:
+def _policy(
+    path: Path, registry: Checked, scalar: bool | None = False
+) -> tuple[ModelConfig, Path | None] | None:
     """The base of a run's result and the adapter on it, if any; None where there is no run."""
     if path.name == ADAPTER and is_run(path.parent):
         path = path.parent
     if not is_run(path):
         return None
-    model, made = result(path, registry)
+    model, made = result(path, registry, scalar)
     if model.adapter is None:
         return model.model_copy(update={"name": str(made)}), None
     return model, made
@@ -216,8 +244,8 @@ def _plain(where: str) -> tuple[ModelConfig, Path | None]:
     path = Path(where).expanduser()
     if not (path / ADAPTER_CONFIG).is_file():
         return ModelConfig(name=where, quantization="none", adapter=None), None
-    name = adapter_settings(path)["base_model_name_or_path"]
-    return ModelConfig(name=name, quantization="none"), path
+    name = merged_base(path) or adapter_settings(path)["base_model_name_or_path"]
+    return ModelConfig(name=str(name), quantization="none"), path
 
 
 def _newest(directory: RunDirectory) -> Checkpoint:
@@ -246,7 +274,7 @@ def start_of(where: str, registry: Checked) -> tuple[ModelConfig, Path | None] |
     config, adapter = policy_of(where, registry)
     if home is None:
         return None if adapter is None else (config, None)
-    model = last_stage(home, registry)[0].model
+    model = last_stage(home, registry, False)[0].model
     if model.adapter is None:
         return model, None
     started = model.start is not None and model.start_as != "merge"

@@ -131,6 +131,43 @@ class LanguageModel:
                 filled[name] = replace(filled[name], maybe_values_NT=values_NT)
         return filled
 
+    @torch.no_grad()
+    def states(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """The active role's states [M, H] before every trained token of a batch, and the tokens.
+
+        Their order is the same wherever ``micro_tokens`` is the same.
+        """
+        states, targets = [], []
+        for taken in self.cut(batch):
+            part = batch[taken].sequences
+            layout = lay_out(rows_of(part), share=self.share, pad=self._pad).to(self.device)
+            with self._compute():
+                states.append(self._hidden(layout)[layout.predict_M])
+            targets.append(layout.target_M)
+        return torch.cat(states), torch.cat(targets)
+
+    @torch.no_grad()
+    def compared(
+        self, one_MH: Tensor, other_MH: Tensor, target_M: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Nats of each of M tokens: log other(target) - log one(target), and KL(one || other)."""
+
+        def kl(other_cV: Tensor, one_cV: Tensor | None) -> Tensor:
+            assert one_cV is not None
+            return (one_cV.exp() * (one_cV - other_cV)).sum(-1)
+
+        with self._compute():
+            one_M, _ = token_logps(one_MH, target_M, self._head, self.vocabulary)
+            other_M, found = token_logps(
+                other_MH,
+                target_M,
+                self._head,
+                self.vocabulary,
+                tokenwise={"kl": kl},
+                reference_MH=one_MH,
+            )
+        return other_M - one_M, found["kl"]
+
     def _trunk_values(self, hidden_MH: Tensor) -> Tensor:
         """What the head on the policy's states says of those that predict the trained tokens."""
         if self.roles.trunk is None:

@@ -13,9 +13,17 @@ from typing import TYPE_CHECKING, Any
 from trimtab.core.build import MakingParts, build_maker
 from trimtab.core.data_card import data_card
 from trimtab.core.errors import UserError
-from trimtab.core.files import read_json, remove, to_json, write_atomically, write_json
-from trimtab.core.finish import DATA, TRAIN, made_data, write_whole
+from trimtab.core.files import (
+    read_json,
+    remove,
+    to_json,
+    write_atomically,
+    write_json,
+    write_whole,
+)
+from trimtab.core.finish import DATA, TRAIN, made_data
 from trimtab.core.maker import Made
+from trimtab.core.merging import merge_said
 from trimtab.core.signals import Stopped
 
 if TYPE_CHECKING:
@@ -47,6 +55,8 @@ class Making:
     def begin(cls, run: Run) -> Making:
         """Build the parts, and find the first step that is not on the disk."""
         parts = build_maker(run.file, run.registry, run.processes, run.bases, run.directory.path)
+        if (said := merge_said(run.directory.path)) is not None:
+            run.note(said)
         making = cls(run, parts, 0, False)
         done, over = run.processes.gather(making._stands())[0]
         making.step, making.over = (parts.steps if over else min(done, parts.steps)), over

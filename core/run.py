@@ -18,6 +18,7 @@ from trimtab.core.files import of_the_disk, write_json
 from trimtab.core.finish import write_results
 from trimtab.core.inflight import InFlight
 from trimtab.core.making import Making
+from trimtab.core.merging import merge_said
 from trimtab.core.precompute import precompute
 from trimtab.core.probe import sharing_is_exact
 from trimtab.core.processes import Processes
@@ -140,7 +141,9 @@ class Training:
     @classmethod
     def begin(cls, run: Run) -> Training:
         """Build the parts, make the choices of a first start, and go to the newest checkpoint."""
-        parts = build(run.file, run.registry, run.processes, run.bases)
+        parts = build(run.file, run.registry, run.processes, run.bases, run.directory.path)
+        if (said := merge_said(run.directory.path)) is not None:
+            run.note(said)
         account = parts.source.describe()
         run.log_data(account)
         for advice in parts.objective.advice(account):

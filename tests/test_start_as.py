@@ -6,24 +6,32 @@ import json
 
 import pytest
 import torch
+import yaml
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
 from tiny import DEVICE, perturb, policy, ragged_pairs, save_tiny
 from transformers import AutoModelForCausalLM
+from worlds import World
 
 from trimtab import Needs
 from trimtab.core.adapter_files import ADAPTER_CONFIG, WEIGHTS
 from trimtab.core.columns import annotate
+from trimtab.core.config import ModelConfig
 from trimtab.core.errors import UserError
+from trimtab.core.finished import export, load_model, load_run
 from trimtab.core.gradient import accumulate
 from trimtab.core.lm import LanguageModel
 from trimtab.core.model import load_base
+from trimtab.core.pipeline import start
 from trimtab.core.policy import POLICY, REFERENCE
+from trimtab.core.processes import Processes
 from trimtab.core.roles import Roles
+from trimtab.core.runfile import load as load_file_of_runs
 from trimtab.core.scratch import plain_copy
 from trimtab.objectives.dpo import DPO
 from trimtab.plugins.references.adapter_off import AdapterOff, AdapterOffConfig
 from trimtab.plugins.references.moving import Moving, MovingConfig
+from trimtab.plugins.registry import Plugins
 
 
 @pytest.fixture(scope="module")
@@ -117,8 +125,6 @@ def test_the_sum_is_one_plain_adapter(tiny, tmp_path, targets, rank, start):
 
 
 def load(tiny):
-    from trimtab.core.config import ModelConfig
-
     return load_base(ModelConfig(name=str(tiny), quantization="none"), DEVICE)
 
 
@@ -156,8 +162,6 @@ def test_a_copy_to_sample_from_has_the_whole_stack(tiny, first):
 def test_a_moving_reference_moves_over_a_stack(tiny, first):
     model = started(tiny, first[1])
     moving = Moving(MovingConfig(every=1))
-    from trimtab.core.config import ModelConfig
-
     moving.open(ModelConfig(name=str(tiny)), model)
     want = logps(first[0], POLICY)
     assert torch.equal(logps(model, REFERENCE), want)
@@ -199,3 +203,83 @@ def test_two_stacks_differ_in_their_fingerprints(tiny, first, tmp_path):
     one, two = started(tiny, first[1]), started(tiny, tmp_path / "other")
     assert one.roles.adapter_hash(POLICY) != two.roles.adapter_hash(POLICY)
     assert one.roles.adapter_hash(REFERENCE) != two.roles.adapter_hash(REFERENCE)
+
+
+@pytest.fixture(scope="module")
+def plain_world(tmp_path_factory):
+    return World.make(tmp_path_factory.mktemp("world"))
+
+
+def run(world, path, **changes):
+    """A run of one step or two in a directory, and that directory."""
+    settings = world.settings(**changes)
+    file = path.with_suffix(".yaml")
+    file.write_text(yaml.safe_dump(settings))
+    plan = load_file_of_runs(file, (), Plugins())
+    return start(plan, path, Plugins(), Processes())
+
+
+def on_rows(model, tokenizer):
+    ids = tokenizer("Write review 3 of the movie Fargo.", return_tensors="pt").input_ids
+    with model.role(POLICY), torch.no_grad():
+        return model.base(ids).logits.log_softmax(-1)
+
+
+QUANTIZED = [
+    pytest.param("none", marks=()),
+    pytest.param("nf4", marks=pytest.mark.slow),
+    pytest.param("int8", marks=pytest.mark.slow),
+]
+
+
+@pytest.mark.parametrize("quantization", QUANTIZED)
+def test_a_start_merged_into_the_base(plain_world, tmp_path, quantization):
+    """The run, its reference, its result and what starts from it all stand on the merged base."""
+    world, held = plain_world, {"quantization": quantization}
+    learning = {"train": {"epochs": 1, "learning_rate": 0.03}}
+    one = run(world, tmp_path / "one", model=held, **learning)
+    first, tokenizer = load_model(str(one), Plugins())
+    on_it = {"start": str(one), "start_as": "merge", **held}
+    two = run(world, tmp_path / "two", model=on_it, **learning)
+    report = json.loads((two / "merge.json").read_text())
+    if quantization == "none":
+        assert report["logp_change"] < 1e-5 and report["kl"] < 1e-6
+        assert report["weights_off"] < 1e-5 and abs(report["weights_kept"] - 1) < 1e-5
+    else:
+        assert report["logp_change"] > 0 and 0.3 < report["weights_kept"] < 1.5
+    assert report["start_logp_change"] > 0.01
+    base = load_base(ModelConfig(name=str(two / "base"), quantization="none"), DEVICE)
+    merged = LanguageModel(Roles(base, None, frozen=True), dtype=torch.float32, micro_tokens=512)
+    if quantization == "none":
+        change = on_rows(merged, tokenizer) - on_rows(first, tokenizer)
+        assert float(change.abs().max()) < 1e-4
+    evaluated = json.loads((two / "evals.jsonl").read_text().splitlines()[0])
+    assert evaluated["margin"]["value"] == 0
+    second, _ = load_model(str(two), Plugins())
+    parts, *_ = load_run(two, Plugins())
+    assert torch.equal(on_rows(parts.model, tokenizer), on_rows(second, tokenizer))
+    named = json.loads((two / "adapter" / ADAPTER_CONFIG).read_text())["base_model_name_or_path"]
+    assert named == str(two / "base")
+    three = run(world, tmp_path / "three", model={"start": str(two), **held}, **learning)
+    evaluated = json.loads((three / "evals.jsonl").read_text().splitlines()[0])
+    assert evaluated["margin"]["value"] == 0
+    third, _ = load_model(str(three), Plugins())
+    on_top = {"start": str(three), "start_as": "merge", **held}
+    four = run(world, tmp_path / "four", model=on_top, **learning)
+    report = json.loads((four / "merge.json").read_text())
+    assert report["base"] == str(two / "base")
+    if quantization == "none":
+        assert report["logp_change"] < 1e-5
+        export(four, tmp_path / "out", Plugins())
+        plain = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+        fourth, _ = load_model(str(four), Plugins())
+        ids = torch.tensor([[5, 6, 7, 8]])
+        with torch.no_grad(), fourth.role(POLICY):
+            assert torch.allclose(plain(ids).logits, fourth.base(ids).logits, atol=1e-4)
+        want = on_rows(third, tokenizer)
+        moved = (tmp_path / "moved").resolve()
+        moved.mkdir()
+        for one in (two, three):
+            one.rename(moved / one.name)
+        again, _ = load_model(str(moved / "three"), Plugins())
+        assert torch.equal(on_rows(again, tokenizer), want)
