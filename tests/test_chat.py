@@ -72,6 +72,15 @@ def test_a_run_stands_beside_the_adapter_that_it_started_from(world, first, seco
     assert len({alone(world.model), *found.values()}) == 3
 
 
+@pytest.mark.parametrize("way", ["stack", pytest.param("merge", marks=pytest.mark.slow)])
+def test_what_is_below_a_new_adapter_is_the_start(world, home, first, way):
+    model = {"start": str(first), "start_as": way}
+    run = api.train(world.file(home / f"{way}.yaml", model=model), home / way)
+    found = said(run)
+    assert found == {"start": alone(first), "result": alone(run)}
+    assert found["start"] != found["result"]
+
+
 def test_any_model_stands_beside_a_run_on_one_base_where_they_have_the_same(world, first, second):
     for against in (str(world.model), str(first), str(first / "adapter")):
         pair = sides(str(second), against, Plugins())
