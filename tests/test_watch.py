@@ -175,6 +175,23 @@ def test_a_log_decides_what_was_decided_as_it_grew():
     assert (growing.best.step, growing.stopped) == (3, 5)
 
 
+@pytest.mark.slow
+def test_how_often_luck_alone_stops_a_run():
+    """As WatchConfig says: gold stays flat, a third of its variance is the prompts'."""
+    draw = random.Random(0)
+    stops = dict.fromkeys((1, 2, 3), 0)
+    for _ in range(400):
+        of_prompts = [draw.gauss(0, 0.3**0.5) for _ in range(64)]
+        watching = watch()
+        for step in range(12):
+            gold = [prompt + draw.gauss(0, 0.7**0.5) for prompt in of_prompts]
+            watching.see(*logged(step, [float(step)] * 64, gold))
+        for patience in stops:
+            row = "".join("x" if look.over else "." for look in watching.looks)
+            stops[patience] += "x" * patience in row
+    assert [stops[n] / 400 for n in (1, 2, 3)] == pytest.approx([0.56, 0.13, 0.04], abs=0.06)
+
+
 @pytest.mark.parametrize(
     "changes, message",
     [
