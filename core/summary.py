@@ -10,8 +10,8 @@ from typing import Any
 
 from trimtab.core.cost import cost_of
 from trimtab.core.errors import RunError
-from trimtab.core.files import write_atomically, write_json
-from trimtab.core.finish import ADAPTER, DATA, MODEL, TRAIN
+from trimtab.core.files import DamagedFile, read_json, write_atomically, write_json
+from trimtab.core.finish import ADAPTER, DATA, MODEL, TRAIN, made_data
 from trimtab.core.rundir import CONFIG, RunDirectory
 from trimtab.core.runfile import Plan, Stage
 from trimtab.core.watch import of_the_result
@@ -66,6 +66,7 @@ def _stage(stage: Stage, home: Path, kept: bool) -> dict[str, Any]:
         "tokens": cost.get("tokens"),
         "peak_memory_mb": cost.get("peak_memory_mb"),
         "result": _result(directory.path, home),
+        "rows": rows_made(directory.path),
         "measures": changes(directory),
     }
 
@@ -86,6 +87,15 @@ def _result(stage: Path, home: Path) -> str | None:
     for made in (stage / ADAPTER, stage / MODEL, stage / DATA / TRAIN):
         if made.exists():
             return made.relative_to(home).as_posix()
+    return None
+
+
+def rows_made(directory: Path) -> int | None:
+    """Rows of the data set that the run made; None where it made none."""
+    if made_data(directory) is None:
+        return None
+    with suppress(DamagedFile, KeyError, TypeError):
+        return int(read_json(directory / "data.json")["made"]["written"])
     return None
 
 

@@ -10,6 +10,7 @@ from rich.console import Console
 
 from trimtab.core.config import RunFile, Selected
 from trimtab.core.evaluation import Evaluation
+from trimtab.core.files import write_json
 from trimtab.core.measures import Measure
 from trimtab.core.run import Run
 from trimtab.core.rundir import RunDirectory
@@ -132,6 +133,9 @@ def pipeline(display: Display, run: Run, end: str = "finished") -> None:
         display.run_started(maker, 0, 2)
         for step in (1, 2):
             display.step_ended(maker, step, {"seconds": 2.0, "rows": 5.0, "tokens": 0.0})
+        write_json(home / "made/data.json", {"made": {"written": 10}})
+        (home / "made/data").mkdir()
+        (home / "made/data/train.jsonl").touch()
         display.run_ended(maker, "finished")
         steps(display, run)
         display.run_ended(run, end)
@@ -170,7 +174,7 @@ def test_all_stages_stand_in_one_view_on_a_terminal(run):
     assert len(views) > 10 and "made    candidates  starting" in views[1]
     assert "first   any         waiting" in views[1]
     last = views[-1]
-    assert "made    candidates  finished  2/2  in 0:00" in last
+    assert "made    candidates  finished  2/2  in 0:00   10 rows" in last
     assert "first   any         finished  9/9  in 0:00   loss 0.5" in last
     assert last.index("first   any") < last.index("┃ stage") < last.index(f"made in {home}: ")
     assert text.count("┃ stage") == 1 and terminal.live is None

@@ -9,6 +9,7 @@ from rich.console import Console
 
 from trimtab.core.rundir import RunDirectory
 from trimtab.core.summary import changes as changes_of
+from trimtab.core.summary import rows_made
 from trimtab.summary import notes, plain, said_of_watch, table, told
 
 
@@ -57,7 +58,7 @@ def stage(name: str, what: str, **more: object) -> dict[str, object]:
 SUMMARY = {
     "stages": [
         stage("sft", "sft", kept=True, measures=changes([{"step": 0, "loss": measure(1.0)}])),
-        stage("pairs", "labels", seconds=3723.0, result="stages/pairs/data"),
+        stage("pairs", "labels", seconds=3723.0, rows=40, result="stages/pairs/data"),
         stage("last", "any", peak_memory_mb=1530.0, measures=changes(EVALS)),
         stage("after", "any", state="stopped", steps=3, result=None, peak_memory_mb=None),
     ]
@@ -96,9 +97,9 @@ def test_what_was_not_finite_or_not_measured_at_first_is_told():
 
 def test_stages_are_told_in_aligned_lines():
     assert plain(SUMMARY) == [
-        "stage   what           steps   time      memory   held out",
+        "stage   what           steps   time      memory   result",
         "sft     sft, kept      9       1:23      812 MB   loss 1 [0.9, 1.1]",
-        "pairs   labels         9       1:02:03   812 MB",
+        "pairs   labels         9       1:02:03   812 MB   40 rows",
         "last    any            9       1:23      1.5 GB   proxy 0.5 [0.4, 0.6] -> 2 [1.9, 2.1]",
         f"{'':50}gold 0.25 [0.15, 0.35] -> 0.75 [0.65, 0.85]",
         f"{'':50}KL 3 [2.9, 3.1]",
@@ -144,3 +145,11 @@ def test_what_a_run_changed_is_told_of_the_step_that_its_result_is_of(tmp_path):
     assert told(changes_of(run), intervals=False) == ["gold 0.1 -> 0.4"]
     watch(run.path, best=6, stopped=12, adapter=6)
     assert told(changes_of(run), intervals=False) == ["gold 0.1 -> 0.7"]
+
+
+def test_the_rows_that_a_stage_made_are_those_of_its_data_set(tmp_path):
+    (tmp_path / "data.json").write_text(json.dumps({"made": {"written": 7}}))
+    assert rows_made(tmp_path) is None
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/train.jsonl").write_text("")
+    assert rows_made(tmp_path) == 7

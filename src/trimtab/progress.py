@@ -18,7 +18,7 @@ from trimtab.core.card import said
 from trimtab.core.hookspecs import hookimpl
 from trimtab.core.measures import Measure
 from trimtab.core.runfile import Plan
-from trimtab.core.summary import changes
+from trimtab.core.summary import changes, rows_made
 from trimtab.core.watch import of_the_result
 from trimtab.overview import Overview, Stage, State
 from trimtab.shown import apart, cell, one_line, plain, table
@@ -164,7 +164,8 @@ class Display:
         stage = self.overview.find(run.name) or self.stage  # it may have failed before its start
         stage.state, self.samples = state, (0, ())
         if self.staged and finished:
-            what = told(changes(run.directory), intervals=False)
+            rows = rows_made(run.directory.path)
+            what = [f"{rows} rows"] if rows else told(changes(run.directory), intervals=False)
             stage.said, self.said = "   ".join([f"in {taken}", *what]), ""
             self.overview.go_on()
             if not self.console.is_terminal:

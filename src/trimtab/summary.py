@@ -17,7 +17,7 @@ Changes = Mapping[str, Mapping[str, Any]]
 NAMES = {"kl_sequence": "KL"}
 """What a measure is called here, where it is not its own name."""
 
-HEAD = ("stage", "what", "steps", "time", "memory", "held out")
+HEAD = ("stage", "what", "steps", "time", "memory", "result")
 
 
 def told(found: Changes, *, intervals: bool = True) -> list[str]:
@@ -103,7 +103,8 @@ def _rows(summary: Mapping[str, Any]) -> Iterator[list[list[str]]]:
             "" if seconds is None else clock(seconds),
             _size(stage.get("peak_memory_mb")),
         )
-        yield [*([cell] for cell in cells), told(stage.get("measures") or {}) or [""]]
+        made = [] if stage.get("rows") is None else [f"{stage['rows']} rows"]
+        yield [*([cell] for cell in cells), [*made, *told(stage.get("measures") or {})] or [""]]
 
 
 def _counting(found: Changes) -> Iterator[str]:
