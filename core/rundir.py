@@ -149,7 +149,10 @@ class RunDirectory:
     @property
     def staged(self) -> bool:
         """Does it hold the stages of a run file?"""
-        return (self.path / CONFIG).is_file() and bool(re.search(r"(?m)^stages:", self.config))
+        try:
+            return bool(re.search(rb"(?m)^stages:", (self.path / CONFIG).read_bytes()))
+        except OSError:
+            return False
 
     def adopt(self, config_text: str, source_text: str) -> None:
         """Give it another run file, to go on by. Only for the holder of its lock."""
