@@ -49,8 +49,10 @@ def _origin(run: Run, account: Mapping[str, Any]) -> Iterator[str]:
     yield f"- Data: `{file.data.named}`, {made['read']} rows read, {made['used']} used"
     for reason, count in Counter(row["reason"] for row in made["dropped"]).most_common():
         yield f"- Dropped: {count}, {reason}"
-    if made["made"] != made["written"]:
+    if made["made"] > made["written"]:
         yield f"- Rows before the last choice among them: {made['made']}"
+    elif made["made"] < made["written"]:
+        yield f"- Rows of earlier data sets, which come first: {made['written'] - made['made']}"
     for name, count in made.get("counts", {}).items():
         yield f"- {name[:1].upper()}{name[1:]}: {count}"
     if _sampled(run):

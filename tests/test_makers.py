@@ -213,7 +213,7 @@ def test_the_rows_other_columns_are_kept_and_never_taken_for_feedback(tmp_path):
 def test_without_rewards_there_are_no_scores(tmp_path):
     rows, steps = all_of(opened(Candidates, AskingConfig(), setting(tmp_path, prompts(3))))
     assert rows and all("scores" not in row for row in rows)
-    assert "reward" not in steps[0].metrics
+    assert "reward" not in steps[0].metrics and "reward" not in steps[0].samples[0]
 
 
 def test_one_completion_leaves_nothing_to_compare(tmp_path):

@@ -77,7 +77,9 @@ def test_a_death_leaves_nothing_out_and_nothing_twice(whole, tmp_path, event):
 
 
 @pytest.mark.slow
-def test_a_death_at_any_change_of_the_disk(whole, tmp_path, record_property):
+def test_a_death_at_any_change_of_the_disk(world, tmp_path, record_property):
+    """Of a run of five steps, from its first file to ``run.json`` at its end."""
+    whole = train(toys(world, tmp_path / "run.yaml"), run=tmp_path / "whole")
     event = 1
     while assert_whole_after_death_at(event, whole, tmp_path / "run"):
         event += 1

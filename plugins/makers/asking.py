@@ -243,11 +243,14 @@ class Asking:
         answers: Sequence[Sequence[_Sampled]],
         first: int,
     ) -> Iterable[Mapping[str, Any]]:
+        unasked = ("reward", "parts") if self.setting.rewards is None else ()
         number = first
         for row, group, of_group in zip(rows, groups, answers, strict=True):
             for index, each in enumerate(of_group):
+                said = record(row.row, group, index, each.score)
                 left = {"left_out": each.left_out} if each.left_out else {}
-                yield {**record(row.row, group, index, each.score), "sample": number, **left}
+                known = {name: value for name, value in said.items() if name not in unasked}
+                yield {**known, "sample": number, **left}
                 number += 1
 
 
