@@ -13,6 +13,7 @@ import deaths
 import pytest
 import warm
 from safetensors.torch import load_file
+from test_processes import two
 from worlds import World, demonstration, differences, lines, write_rows
 
 from trimtab.core.config import RunFile, SelectedReward, WatchConfig
@@ -411,6 +412,18 @@ def test_a_death_at_any_change_of_the_disk_changes_nothing(
         count += 1
     assert count >= 25
     record_property("deaths", count)
+
+
+@pytest.mark.slow
+def test_two_processes_decide_alike_and_resume_to_the_same_bits(run, tmp_path):
+    file, whole, stopped = run.parent / "run.yaml", tmp_path / "whole", tmp_path / "stopped"
+    assert [each.status for each in two("train", file, "--run", whole)] == [0, 0]
+    found = json.loads((whole / "watch.json").read_text())
+    assert found["stopped"] is not None, "nobody waits for a step that the other does not take"
+    ended = two("train", file, "--run", stopped, INTERRUPT="2:SIGTERM")
+    assert [each.status for each in ended] == [143, 143], ended
+    assert [each.status for each in two("resume", stopped)] == [0, 0]
+    assert differences(stopped, whole) == []
 
 
 @pytest.mark.slow
