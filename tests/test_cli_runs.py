@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 import warm
+import yaml
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from worlds import lines, whole_state
@@ -121,6 +122,32 @@ def test_a_dry_run_says_the_cost_and_writes_nothing(world, tmp_path, monkeypatch
     said = ok("train", file, "--dry-run")
     for line in ("rows: 7 kept of 7 read", "tokens: ", "memory: ", "time: "):
         assert f"\n{line}" in f"\n{said}"
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_a_dry_run_of_stages_says_what_it_cannot_measure(world, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    gold = {"name": "function", "function": "rewarding:variety", "label": "gold"}
+    recipe = {"name": "iterated", "rounds": 1, "optimizer": {"name": "grpo"}}
+    first = {"name": "first", "objective": {"name": "sft"}}
+    second = {"name": "main", "model": {"start": "stages.first"}, "objective": recipe}
+    data = {"train": str(world.demonstrations), "eval": None}
+    train = {"epochs": None, "steps": 3}
+    stages = {"stages": [first, second], "rollout": {"group": 2, "max_new_tokens": 4}}
+    settings = world.settings(data=data, train=train, reward=[gold], objective=None, **stages)
+    file = tmp_path / "run.yaml"
+    file.write_text(yaml.safe_dump(settings))
+    said = ok("train", file, "--dry-run")
+    for line in (
+        "first: time: ",
+        "main-candidates-1: start: what first will make; measured from the plain base",
+        "main-candidates-1: makes: 4 rows in the first step",
+        "main-labels-1: rows: what main-candidates-1 will make, so no step can be measured yet",
+        "main-rm-1: rows: what main-labels-1 will make, so no step can be measured yet",
+        "main: reward: what main-rm-1 will make; its scoring is not measured",
+        "main: tokens: ",
+    ):
+        assert f"\n{line}" in f"\n{said}", said
     assert list(tmp_path.iterdir()) == [file]
 
 
