@@ -9,18 +9,48 @@ import pytest
 
 import trimtab.core.gradient
 import trimtab.objectives.sft
+from trimtab.core.recipe import Recipe
+from trimtab.plugins.admission import KINDS
+from trimtab.plugins.registry import Plugins
 
 CORE = sorted(Path(trimtab.core.gradient.__file__).parent.glob("*.py"))
 OBJECTIVES = sorted(Path(trimtab.objectives.sft.__file__).parent.glob("*.py"))
 
 
-def builtin_names():
+def builtin_classes():
     """What the hooks of objectives/*.py provide."""
     modules = [importlib.import_module(f"trimtab.objectives.{path.stem}") for path in OBJECTIVES]
     hooks = [
         module.provide_objectives for module in modules if hasattr(module, "provide_objectives")
     ]
-    return sorted(cls.name for provide in hooks for cls in provide())
+    return [cls for provide in hooks for cls in provide()]
+
+
+def builtin_names():
+    """What run files call them."""
+    return sorted(cls.name for cls in builtin_classes())
+
+
+def recipes():
+    """The files of the recipes among them."""
+    modules = {
+        path: importlib.import_module(f"trimtab.objectives.{path.stem}") for path in OBJECTIVES
+    }
+    return [
+        path
+        for path, module in modules.items()
+        if hasattr(module, "provide_objectives")
+        and all(issubclass(cls, Recipe) for cls in module.provide_objectives())
+    ]
+
+
+def said(source):
+    """The identifiers of a source, and its texts, each whole."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            yield node.value
+        elif isinstance(node, ast.Name | ast.Attribute | ast.alias):
+            yield getattr(node, "id", None) or getattr(node, "attr", None) or node.name
 
 
 def imported(source):
@@ -47,6 +77,23 @@ def test_the_names_are_found():
 @pytest.mark.parametrize("path", CORE, ids=lambda path: path.stem)
 def test_core_names_no_objective(path):
     assert named(path.read_text(encoding="utf-8"), builtin_names()) == []
+
+
+@pytest.mark.parametrize("path", recipes(), ids=lambda path: path.stem)
+def test_recipes_name_no_objective(path):
+    """Whole words: a plugin of another kind may share its name with an objective."""
+    module = importlib.import_module(f"trimtab.objectives.{path.stem}")
+    own = {cls.name for cls in module.provide_objectives()}
+    elsewhere = {name for kind in KINDS if kind != "objective" for name in Plugins().names(kind)}
+    source = path.read_text(encoding="utf-8")
+    classes = {cls.__name__ for cls in builtin_classes() if not issubclass(cls, Recipe)}
+    banned = (set(builtin_names()) - own - elsewhere) | classes
+    assert banned & set(said(source)) == set()
+    assert not [name for name in imported(source) if name.startswith("trimtab.objectives")]
+
+
+def test_the_recipes_are_found():
+    assert {path.stem for path in recipes()} >= {"online_dpo", "best_of_n", "iterated"}
 
 
 @pytest.mark.parametrize("path", CORE, ids=lambda path: path.stem)
