@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -412,6 +413,26 @@ def test_a_death_at_any_change_of_the_disk_changes_nothing(
         count += 1
     assert count >= 25
     record_property("deaths", count)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("damaged", [False, True])
+def test_results_that_were_lost_are_made_again_without_a_step_more(run, tmp_path, damaged):
+    """From the checkpoint of the best; where that is damaged, from the last, and it is said."""
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy)
+    shutil.rmtree(copy / "adapter")
+    found = json.loads((run / "watch.json").read_text())
+    if damaged:
+        (copy / found["checkpoint"] / "roles/policy.safetensors").write_bytes(b"")
+    ended = warm.trimtab("resume", copy)
+    assert ended.status == 0, ended.output
+    now = json.loads((copy / "watch.json").read_text())
+    if damaged:
+        assert "is damaged: roles/policy.safetensors is empty" in " ".join(ended.output.split())
+        assert now == {**found, "adapter": found["stopped"]}
+    else:
+        assert differences(copy, run) == []
 
 
 @pytest.mark.slow
