@@ -45,6 +45,9 @@ class Making:
 
     run: Run
     parts: MakingParts
+    about: str
+    """What tells the data that is gone through from all other."""
+
     step: int
     """Steps that are done."""
 
@@ -57,13 +60,14 @@ class Making:
         parts = build_maker(run.file, run.registry, run.processes, run.bases, run.directory.path)
         if (said := merge_said(run.directory.path)) is not None:
             run.note(said)
-        making = cls(run, parts, 0, False)
+        described = parts.maker.describe()
+        about = hashlib.sha256(to_json(described).encode()).hexdigest()[:16]
+        making = cls(run, parts, about, 0, False)
         done, over = run.processes.gather(making._stands())[0]
         making.step, making.over = (parts.steps if over else min(done, parts.steps)), over
-        if over:
-            return making
-        run.log_data(parts.maker.describe())
-        making._go_on()
+        if not over:
+            run.log_data(described)
+            making._go_on()
         return making
 
     def to_the_end(self) -> None:
@@ -97,17 +101,12 @@ class Making:
                 self.run.note(f"{steps} of the {all_of_it} steps that go through all of the data")
             return
         last = self._file(self.step - 1)
-        if last["about"] != self._about():
+        if last["about"] != self.about:
             raise UserError(
                 "the data is not what the finished steps of this run were made from: put it back, "
                 "or start a new run"
             )
         self.run.rewind(last["logs"])
-
-    def _about(self) -> str:
-        """What tells the data that is gone through from all other."""
-        described = to_json(self.parts.maker.describe())
-        return hashlib.sha256(described.encode()).hexdigest()[:16]
 
     def _stop_if_asked(self) -> None:
         if asked := self.run.asked():
@@ -148,7 +147,7 @@ class Making:
             "read": made.read,
             "dropped": list(made.dropped),
             "counts": dict(made.counts),
-            "about": self._about(),
+            "about": self.about,
             "logs": self.run.directory.positions(),
         }
         write_atomically(self._path(self.step), to_json(whole) + "\n")

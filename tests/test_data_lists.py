@@ -136,6 +136,15 @@ def test_a_list_of_one_is_that_table(tmp_path):
     assert corpus([table]).account() == corpus(table).account()
 
 
+def test_a_data_set_that_a_stage_made_has_our_names_whatever_those_of_the_others_are(tmp_path):
+    theirs = [{"question": f"Q{n}:", "completion": " a"} for n in range(3)]
+    other = write_jsonl(tmp_path / "theirs.jsonl", theirs)
+    (tmp_path / "stage/data").mkdir(parents=True)
+    write_jsonl(tmp_path / "stage/data/train.jsonl", told(2))
+    read = corpus([other, str(tmp_path / "stage")], columns={"prompt": "question"})
+    assert numbers(read.train) == [1, 2, 3, 4, 5] and not read.faults()
+
+
 def streamed(tables, **data):
     source = StreamSource(StreamConfig(buffer=4))
     source.open(Setting(Pairs, DataConfig(train=tables, **data), smollm(), 0, RolloutConfig()))

@@ -17,6 +17,7 @@ from test_rollouts import Count, Dice, Half, OneOf
 from trimtab import Config, Score
 from trimtab.core.batches import Batch
 from trimtab.core.config import DataConfig, RolloutConfig, SelectedReward
+from trimtab.core.engine import Completion
 from trimtab.core.errors import RunError, UserError
 from trimtab.core.judge import Judge, Verdict
 from trimtab.core.rewards import Member, Rewards
@@ -189,6 +190,29 @@ def test_what_was_made_is_read_as_a_ranking_and_alike_says_with_which_tokens(tmp
     assert len(again.train) == len(written) == 6 and not again.faults()
     assert all(text[0]["role"] == "assistant" for row in written for text in row["responses"])
     assert 0 <= steps[0].metrics["alike"] <= 1
+
+
+class Says(Dice):
+    """Answers with the tokens of a sentence, and ends its turn."""
+
+    def sample(self, prompts, uniform_NT, *, temperature):
+        tokens = smollm()(" It rains\nin Bergen, 5 days a week.<|im_end|>").input_ids
+        return [Completion(tuple(prompt), tuple(tokens), truncated=False) for prompt in prompts]
+
+
+def test_what_ended_is_read_again_as_the_tokens_that_were_sampled(tmp_path):
+    rows = [{"prompt": turns("Which weather?")}, {"prompt": "Which weather:"}]
+    given = setting(tmp_path, rows, Count, engine=Says(Config()))
+    made = opened(Best, BestConfig(), given)
+    written, steps = all_of(made)
+    assert steps[0].metrics["alike"] == 1.0
+    again = {
+        len(row.tokens.prompt): row.tokens
+        for row in read_again(tmp_path, written, DEMONSTRATIONS).train
+    }
+    said = given.engine.sample([()], None, temperature=1.0)[0].tokens
+    assert [tuple(one.completions[0].ids) for one in again.values()] == [said] * 2
+    assert {*again} == {len(row.tokens.prompt) for row in made.asking.corpus.train}
 
 
 def test_the_rows_other_columns_are_kept_and_never_taken_for_feedback(tmp_path):

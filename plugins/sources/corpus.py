@@ -14,7 +14,7 @@ from trimtab.plugins.sources.load import Kept, Loaded, all_soft, load
 from trimtab.plugins.sources.report import Report, lengths
 from trimtab.plugins.sources.rows import Rows
 from trimtab.plugins.sources.split import by_prompt, limited
-from trimtab.plugins.sources.tables import open_table, placed
+from trimtab.plugins.sources.tables import names_for, open_table, placed
 from trimtab.plugins.sources.tokens import Encoder
 
 _FEW = 50
@@ -155,7 +155,7 @@ def _loaded(
     for name, rows in tables:
         of_several = placed(name, rows) if len(tables) > 1 else rows
         after = found[-1].last if found else 0
-        found.append(load(name, of_several, kind, encoder, data, after))
+        found.append(load(name, of_several, kind, encoder, names_for(name, data), after))
     return found
 
 

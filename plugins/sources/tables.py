@@ -9,6 +9,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from trimtab.core.config import DataConfig
 from trimtab.core.errors import UserError, suggestion
 from trimtab.core.finish import made_data
 from trimtab.plugins.sources import rotten_tomatoes
@@ -49,6 +50,12 @@ def placed(name: str, rows: Rows) -> Iterator[Row | Dropped]:
     for row in rows:
         number = row.number if isinstance(row, Row) else row.row
         yield replace(row, place=f"{name}, row {row.place or number}")
+
+
+def names_for(table: str, data: DataConfig) -> DataConfig:
+    """The section as it is for one table: what a stage made has our names of columns already."""
+    made = made_data(Path(table).expanduser()) is not None
+    return data.model_copy(update={"columns": {}}) if made else data
 
 
 def kind_in(name: str, columns: Mapping[str, str]) -> Kind:

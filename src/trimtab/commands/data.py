@@ -103,12 +103,16 @@ def _annotated(file: str, columns: dict[str, str]) -> tuple[str, dict[str, str]]
     """The rows that a run file trains on and its columns, changed by those given; or FILE."""
     from trimtab import load_run_file
     from trimtab.core.errors import UserError
+    from trimtab.core.stages import HANDOVER
     from trimtab.plugins.registry import Plugins
 
     if not _is_run_file(file):
         return file, columns
     sections = [stage.run.data for stage in load_run_file(Path(file), (), Plugins()).stages]
-    names = list(dict.fromkeys(table for section in sections for table in section.tables))
+    tables = [table for section in sections for table in section.tables]
+    names = [name for name in dict.fromkeys(tables) if not HANDOVER.fullmatch(name)]
+    if not names:
+        raise UserError(f"{file}: its stages make what they read, and nothing is there yet")
     if len(names) > 1:
         raise UserError(f"{file}: its stages read {', '.join(names)}: name one of them")
     return names[0], {**sections[0].columns, **columns}
