@@ -77,7 +77,7 @@ def stages(plan: Plan, home: Path, registry: Plugins) -> list[dict[str, Any]]:
 
 
 def models(run: RunFile, registry: Plugins) -> list[str]:
-    """Of a run, by role: what it trains, its reference, its reward models (an ensemble's as one)."""
+    """Of a run: what it trains, its reference, and its reward models, an ensemble's as one."""
     found = []
     if run.objective is not None:
         made = registry.make("objective", run.objective.name, run.objective.options)
