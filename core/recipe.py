@@ -61,6 +61,19 @@ class Around:
         return [reward for reward in self.rewards if reward.get("weight", 1.0)]
 
     @property
+    def judging(self) -> list[dict[str, Any]]:
+        """Those of ``counting``, for a part that makes a data set; ``UserError`` where one has a
+        running mean, which no such part has."""
+        for reward in self.counting:
+            if reward.get("standardize"):
+                raise UserError(
+                    f"the reward {reward.get('label') or reward.get('name')!r} has standardize, "
+                    "which takes off the running mean of a training, and here samples are judged "
+                    "outside of one: leave standardize out"
+                )
+        return self.counting
+
+    @property
     def base(self) -> dict[str, Any]:
         """The section ``model`` without a start."""
         kept = self.section("model").items()

@@ -108,7 +108,7 @@ class BestOfN(Recipe[BestOfNConfig]):
                 "source": source,
                 "model": _started(around, around.base, number),
                 "rollout": {**around.section("rollout"), "group": config.n},
-                "reward": around.counting,
+                "reward": around.judging,
             },
         )
 

@@ -242,7 +242,7 @@ class _Rounds:
                 **self._of_rows(number),
                 "source": labels,
                 "data": self.around.data_of([f"stages.{rows}-{number}"]),
-                "reward": self.around.counting if by in ("reward", None) else None,
+                "reward": self.around.judging if by in ("reward", None) else None,
                 "judge": self.around.sections.get("judge") if by in ("judge", None) else None,
             },
         )

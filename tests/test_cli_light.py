@@ -85,6 +85,32 @@ def test_validate(trimtab, run_file):
     assert out.startswith("one: sft on pairs.jsonl, from smollm2-135m-instruct\ntwo: dpo on ")
 
 
+def test_validate_prints_what_a_recipe_stands_for(trimtab, run_file):
+    recipe = "objective: {name: best_of_n, n: 3}\nreward: [{name: length, limit: 5}]\n"
+    run_file.write_text("data: {train: pairs.jsonl}\n" + recipe)
+    code, out, _ = trimtab("validate", run_file)
+    assert (code, out.splitlines()) == (
+        0,
+        [
+            f"# {run_file} is valid. What it stands for (best_of_n expanded):",
+            "reward:",
+            "- {name: length, limit: 5}",
+            "stages:",
+            "  # sample-1: makes best of pairs.jsonl",
+            "  - name: sample-1",
+            "    data: {train: pairs.jsonl}",
+            "    source: {name: best}",
+            "    rollout: {group: 3}",
+            "  # learn-1: sft on stages.sample-1, from smollm2-135m-instruct",
+            "  - name: learn-1",
+            "    data: {train: stages.sample-1}",
+            "    objective: {name: sft}",
+        ],
+    )
+    run_file.write_text(out)
+    assert trimtab("validate", run_file)[0] == 0
+
+
 def test_validate_tells_every_error(trimtab, run_file):
     run_file.write_text(VALID + "train: {stpes: 1}\n")
     code, out, err = trimtab(
@@ -135,6 +161,23 @@ def test_describe(trimtab, name):
         "  beta: number > 0; default 0.1\n      Strength of the pull to the reference",
     ):
         assert part in out
+
+
+def test_describe_a_recipe_and_a_source_that_makes_data(trimtab):
+    _, out, _ = trimtab("describe", "iterated")
+    for part in (
+        "makes:   stages, which trimtab validate prints",
+        "  optimizer: objective by name, with its options or null; default null\n",
+        "  reward_model: keys with values\n",
+        "  reward_model.objective: objective by name",
+        "papers:  Bai et al. 2022, arXiv:2204.05862",
+    ):
+        assert part in out
+    _, out, _ = trimtab("describe", "source/labels")
+    assert "makes:   a data set, in a stage without objective\n" in out
+    code, out, _ = trimtab("describe", "iterated", "--json")
+    Draft202012Validator.check_schema(json.loads(out))
+    assert code == 0
 
 
 def test_describe_as_a_schema(trimtab):

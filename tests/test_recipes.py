@@ -156,6 +156,12 @@ def test_what_best_of_n_refuses(error):
     )
 
 
+@pytest.mark.parametrize("name", ["best_of_n", "iterated"])
+def test_a_running_mean_judges_no_samples(error, name):
+    said = "objective: the reward 'gold' has standardize, which takes off the running mean of a"
+    assert error(name, reward=[{**GOLD, "standardize": True}]).startswith(said)
+
+
 def test_iterated_with_pairs_needs_no_reward_model(expand):
     stages = expand("iterated", {"labels": {"noise": "bradley_terry", "earlier": ["old"]}})
     rounds = [f"{part}-{n}" for n in (1, 2) for part in ("candidates", "labels", "policy")]

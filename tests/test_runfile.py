@@ -10,7 +10,7 @@ from made import plugins as made_plugins
 from trimtab import load_run_file
 from trimtab.core.config import RunFile
 from trimtab.core.errors import UserError
-from trimtab.core.runfile import KINDS, RunFileError, dump, load
+from trimtab.core.runfile import KINDS, RunFileError, dump, dump_plan, load
 from trimtab.core.runschema import run_schema
 
 OBJECTIVES = ("trimtab.objectives.sft", "trimtab.objectives.dpo")
@@ -131,7 +131,10 @@ learning_rate: 1e-5
 @pytest.mark.parametrize(
     "text, expected",
     [
-        ("", ["run.yaml:1: data: this is required", "run.yaml:1: objective: this is required, un"]),
+        (
+            "",
+            ["run.yaml:1: data: this is required", "run.yaml:1: objective: this is required, un"],
+        ),
         (
             "objective:\n  strength: 1\ndata: {eval: x}",
             [
@@ -245,6 +248,25 @@ def test_stages(read):
     assert (first.run.train.steps, second.run.train.steps) == (9, 3)
     assert (second.run.train.learning_rate, second.run.train.seed) == (1e-5, 5)
     assert second.run.model.start == "stages.first"
+
+
+def test_a_stage_may_leave_out_what_the_file_has(read, tmp_path, plugins):
+    text = """\
+data: {train: pairs.jsonl}
+objective: {name: plain}
+watch: null
+stages:
+  - {name: make, objective: null, source: {name: rows}}
+  - {name: learn, data: {train: stages.make}, source: null}
+  - {name: both, data: {train: [stages.make, more.jsonl]}}
+"""
+    plan = read(text)
+    make, learn, both = (stage.run for stage in plan.stages)
+    assert (make.objective, make.source.name) == (None, "rows")
+    assert (learn.objective.name, learn.source) == ("plain", None)
+    assert both.data.tables == ["stages.make", "more.jsonl"]
+    (tmp_path / "config.yaml").write_text(dump_plan(plan))
+    assert load(tmp_path / "config.yaml", (), plugins).stages == plan.stages
 
 
 def test_errors_of_stages(errors):
