@@ -17,6 +17,7 @@ from worlds import differences, lines
 from trimtab import hookimpl, train
 from trimtab.api import resume
 from trimtab.core.errors import UserError
+from trimtab.core.files import STAGING
 from trimtab.core.signals import Stopped
 from trimtab.plugins.registry import Plugins
 
@@ -66,7 +67,9 @@ def assert_whole_after_death_at(event: int, whole: Path, run: Path) -> bool:
     file = whole.parent / "run.yaml"
     died = deaths.dies_at(event, lambda: go(file, run))
     assert deaths.fork(lambda: go(file, run)) == 0
-    assert differences(run, whole) == []
+    # Where a run dies when it has ended, no one comes back to delete what nothing reads.
+    left = [name for name in differences(run, whole) if not name.startswith(STAGING)]
+    assert left == []
     shutil.rmtree(run)
     return died
 
