@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trimtab.core.measures import Measure
+from trimtab.core.merging import based, merge_said
 from trimtab.core.policy import POLICY
 from trimtab.core.watch import of_the_result, watched
 
@@ -30,6 +31,7 @@ BINNED = ("confidence/", "reliability/")
 def model_card(run: Run, parts: Parts) -> str:
     """Markdown with the front matter that hubs read."""
     file = run.file
+    base = based(file.model, run.directory.path).name
     rows = parts.source.describe()
     return f"""---
 base_model: {file.model.name}
@@ -43,9 +45,9 @@ tags: [trimtab, {file.learns.name}]
 
 - Data: `{file.data.named}`{_rows(rows)}
 - Base held as {file.model.quantization}, computed in {parts.model.dtype}
-- Start: {Path(file.model.start).name if file.model.start else "the base itself"}
+- Start: {_start(run)}
 {_learned_from(run, parts)}{_watched(run)}
-{"" if POLICY in parts.model.roles.names else _loading(file.model.name)}## Held-out measures
+{"" if POLICY in parts.model.roles.names else _loading(base)}## Held-out measures
 
 {_held_out(_to_show(run), parts)}
 
@@ -82,6 +84,18 @@ def _to_show(run: Run) -> list[dict[str, Any]]:
     result = of_the_result(run.directory.path, evaluations)
     steps = {found["step"] for found in (*evaluations[:1], result, *evaluations[-1:]) if found}
     return [evaluation for evaluation in evaluations if evaluation["step"] in steps]
+
+
+def _start(run: Run) -> str:
+    """What the run started from, and what became of it."""
+    model = run.file.model
+    if model.start is None:
+        return "the base itself"
+    name = Path(model.start).name
+    if model.start_as == "stack":
+        return f"{name}, which is in the adapter too: it is the sum of both"
+    said = merge_said(run.directory.path)
+    return name if said is None else f"{name}; {said}"
 
 
 def _rows(account: Mapping[str, Any]) -> str:

@@ -381,6 +381,13 @@ class Roles:
                 "model.adapter differs from the adapter that model.start names: it has "
                 f"rank {start.r} on {sorted(start.target_modules)}"
             )
+        for _, layer in adapted(self.base, [source]):
+            if layer.scaling[source] != layer.scaling[target]:
+                raise UserError(
+                    "model.adapter differs from the adapter that model.start names: that one "
+                    f"scales its update by {layer.scaling[source]:g}, and alpha / rank is "
+                    f"{layer.scaling[target]:g} here. Give model.adapter.alpha"
+                )
         for path, parameter in wanted.items():
             parameter.copy_(given[path])
 

@@ -7,20 +7,27 @@ import weakref
 
 import pytest
 import torch
+import yaml
 from tiny import DEVICE, gradient, ragged_pairs, save_tiny
+from worlds import differences
 
 from trimtab import Needs
 from trimtab.core import bases as lending
 from trimtab.core.bases import Bases
 from trimtab.core.columns import annotate
 from trimtab.core.config import AdapterConfig, ModelConfig
+from trimtab.core.errors import UserError
 from trimtab.core.gradient import accumulate
 from trimtab.core.lm import LanguageModel
 from trimtab.core.model import checkpoints, load_base, weights_hash
+from trimtab.core.pipeline import start
 from trimtab.core.policy import POLICY
+from trimtab.core.processes import Processes
 from trimtab.core.roles import Roles
+from trimtab.core.runfile import load
 from trimtab.objectives.dpo import DPO
 from trimtab.plugins.references.adapter_off import AdapterOff, AdapterOffConfig
+from trimtab.plugins.registry import Plugins
 
 
 @pytest.fixture(scope="module")
@@ -144,3 +151,76 @@ def test_log_probs_on_a_base_that_was_lent_before(tiny):
     train(bases.lend(config, DEVICE))
     bases.take_back()
     assert torch.equal(logps(bases.lend(config, DEVICE)), logps(load_base(config, DEVICE)))
+
+
+def staged(world, path):
+    """Demonstrations, then a reward model, then PPO from the one by the other; the directory."""
+    shared = world.settings(train={"epochs": None, "steps": 1})
+    for section in ("data", "objective"):
+        del shared[section]
+    pairs = world.settings()
+    learn = world.learning("ppo")
+    last = {
+        "name": "reinforce",
+        "data": learn["data"],
+        "objective": learn["objective"],
+        "rollout": learn["rollout"],
+        "model": {"start": "stages.imitate"},
+        "reward": [{"name": "reward_model", "from": "stages.judge"}],
+    }
+    stages = [
+        {"name": "imitate", **world.demonstrating()},
+        {"name": "judge", "data": pairs["data"], "objective": {"name": "reward_model"}},
+        last,
+    ]
+    path.with_suffix(".yaml").write_text(yaml.safe_dump({**shared, "stages": stages}))
+    plan = load(path.with_suffix(".yaml"), (), Plugins())
+    return start(plan, path, Plugins(), Processes())
+
+
+@pytest.fixture()
+def loads(monkeypatch):
+    """The bases that were loaded, in order."""
+    made = []
+
+    def counted(config, place):
+        made.append(config.name)
+        return load_base(config, place)
+
+    monkeypatch.setattr(lending, "load_base", counted)
+    return made
+
+
+@pytest.mark.slow
+def test_a_pipeline_on_one_base_ends_with_the_bits_of_fresh_ones(
+    world, tmp_path, loads, monkeypatch
+):
+    shared = staged(world, tmp_path / "shared")
+    assert len(loads) == 1
+    monkeypatch.setattr(Bases, "take_back", Bases.drop)
+    fresh = staged(world, tmp_path / "fresh")
+    assert len(loads) == 4
+    names = ("imitate", "judge", "reinforce")
+    found = [
+        name
+        for stage in names
+        for name in differences(shared / "stages" / stage, fresh / "stages" / stage)
+        if name.endswith((".safetensors", "evals.jsonl", "metrics.jsonl", "samples.jsonl"))
+    ]
+    assert found == []
+
+
+def test_a_run_that_fails_gives_its_base_back(world, tmp_path, monkeypatch):
+    given = []
+    take_back = Bases.take_back
+
+    def counted(self):
+        given.append(self)
+        take_back(self)
+
+    monkeypatch.setattr(Bases, "take_back", counted)
+    with pytest.raises(UserError, match="holds no PEFT adapter"):
+        file = world.file(tmp_path / "run.yaml", model={"start": str(tmp_path)})
+        start(load(file, (), Plugins()), tmp_path / "run", Plugins(), Processes())
+    assert len(given) == 1 and not given[0]._lent
+    assert given[0].lend(section(world.model), DEVICE) is given[0]._base

@@ -341,8 +341,9 @@ def test_a_policy_learns_from_the_reward_models_of_the_stage_before(
     (checkpoint,) = (home / "checkpoints").glob("step-2")
     saved = sorted(path.name for path in (checkpoint / "roles").iterdir())
     assert saved == ["critic.safetensors", "policy.safetensors"]
+    assert len(load_scorer(tmp_path / "run", plugins).center) == MEMBERS
     with pytest.raises(UserError, match="it is a policy's adapter"):
-        load_scorer(tmp_path / "run", plugins)
+        load_scorer(home, plugins)
     if critic == "trunk":
         with pytest.raises(UserError, match="a head on the policy's own states"):
             export(tmp_path / "run", tmp_path / "out", plugins, "critic")

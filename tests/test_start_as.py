@@ -8,19 +8,23 @@ import pytest
 import torch
 import yaml
 from peft import LoraConfig, PeftModel, get_peft_model
+from peft.utils.integrations import dequantize_module_weight
 from safetensors.torch import load_file
 from tiny import DEVICE, perturb, policy, ragged_pairs, save_tiny
 from transformers import AutoModelForCausalLM
 from worlds import World
 
 from trimtab import Needs
-from trimtab.core.adapter_files import ADAPTER_CONFIG, WEIGHTS
+from trimtab.core import merging
+from trimtab.core.adapter_files import ADAPTER_CONFIG, WEIGHTS, adapter_folder
+from trimtab.core.bases import Bases
 from trimtab.core.columns import annotate
-from trimtab.core.config import ModelConfig
+from trimtab.core.config import AdapterConfig, ModelConfig
 from trimtab.core.errors import UserError
-from trimtab.core.finished import export, load_model, load_run
+from trimtab.core.finished import export, load_model, load_run, policy_of, result, reward_members
 from trimtab.core.gradient import accumulate
 from trimtab.core.lm import LanguageModel
+from trimtab.core.merging import merge_start
 from trimtab.core.model import load_base
 from trimtab.core.pipeline import start
 from trimtab.core.policy import POLICY, REFERENCE
@@ -283,3 +287,73 @@ def test_a_start_merged_into_the_base(plain_world, tmp_path, quantization):
             one.rename(moved / one.name)
         again, _ = load_model(str(moved / "three"), Plugins())
         assert torch.equal(on_rows(again, tokenizer), want)
+
+
+def test_a_start_that_scales_otherwise_is_refused(tiny, first):
+    with pytest.raises(UserError, match="scales its update by 2, and alpha / rank is 4 here"):
+        Roles(load(tiny), AdapterConfig(rank=8, alpha=32.0)).start_from(first[1])
+
+
+def test_what_is_no_adapter_is_said_to_be_none(tmp_path):
+    made = tmp_path / "made"
+    (made / "data").mkdir(parents=True)
+    (made / "data" / "train.jsonl").touch()
+    with pytest.raises(UserError, match="made a data set, and no adapter"):
+        adapter_folder(str(made))
+    (tmp_path / "whole" / "model").mkdir(parents=True)
+    with pytest.raises(UserError, match="trained all weights"):
+        adapter_folder(str(tmp_path / "whole"))
+
+
+def test_a_reward_model_is_no_start_to_merge(tiny, tmp_path):
+    model = policy(tiny, language=False, scalar=("reward",))
+    model.roles.save("reward", tmp_path / "start", str(tiny))
+    section = ModelConfig(name=str(tiny), start=str(tmp_path / "start"), start_as="merge")
+    with pytest.raises(UserError, match="is a reward model"):
+        merge_start(section, tmp_path, Bases(), None)
+    assert not (tmp_path / "base").exists()
+
+
+@pytest.mark.parametrize("quantization", ["nf4", "int8"])
+def test_what_a_weight_is_held_as_is_what_the_layer_multiplies_with(tiny, quantization):
+    plain = load(tiny).model.layers[0].mlp.up_proj.weight
+    config = ModelConfig(name=str(tiny), quantization=quantization)
+    layer = load_base(config, DEVICE).model.layers[0].mlp.up_proj
+    with torch.no_grad():
+        layer(torch.zeros(1, 64, device=DEVICE))
+    want = dequantize_module_weight(layer).float().cpu()
+    assert torch.equal(merging._held(plain, quantization, DEVICE), want)
+
+
+STAGED = """
+model: {quantization: none, adapter: {rank: 4}, name: NAME}
+data: {train: PAIRS}
+train: {steps: 1, rows: 2}
+stages:
+  - {name: policy, objective: {name: dpo}}
+  - {name: scores, objective: {name: reward_model}}
+  - {name: made, objective: null, source: {name: candidates}}
+"""
+
+
+def test_of_a_pipeline_the_last_stage_that_fits_is_taken(tiny, plain_world, tmp_path):
+    """A policy to sample from, a reward model to score with; a data set is neither."""
+    text = STAGED.replace("NAME", str(tiny)).replace("PAIRS", str(plain_world.pairs))
+    (tmp_path / "config.yaml").write_text(text)
+    plugins = Plugins()
+    parts = {"policy": {}, "scores": {"language": False, "scalar": ("reward",)}, "made": None}
+    for name, kind in parts.items():
+        stage = tmp_path / "stages" / name
+        stage.mkdir(parents=True)
+        own = yaml.safe_load(text)
+        sections = {one.pop("name"): one for one in own.pop("stages")}[name]
+        (stage / "config.yaml").write_text(yaml.safe_dump({**own, **sections}))
+        if kind is not None:
+            role = "reward" if kind else POLICY
+            policy(tiny, **kind).roles.save(role, stage / "adapter", str(tiny))
+    stages = tmp_path / "stages"
+    assert policy_of(str(tmp_path), plugins)[1] == stages / "policy" / "adapter"
+    assert list(reward_members(tmp_path, plugins)[1].values()) == [stages / "scores" / "adapter"]
+    assert result(tmp_path, plugins)[1] == stages / "scores" / "adapter"
+    with pytest.raises(UserError, match="makes a data set .* and trains no model"):
+        result(stages / "made", plugins)
