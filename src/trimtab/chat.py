@@ -119,7 +119,7 @@ class Columns:
         """The columns, while they fill."""
         if self.echo:
             self.console.print(cell(f"> {text}", len(text) + 2))
-        with Live(console=self.console, refresh_per_second=8) as live:
+        with Live(_columns(labels, []), console=self.console, refresh_per_second=8) as live:
             for answers in growing:
                 live.update(_columns(labels, answers))
 
