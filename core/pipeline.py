@@ -109,7 +109,7 @@ class Pipeline:
         with home.lock() if main else nullcontext():
             if plan is None:
                 plan = resolved(home, self.registry)
-            elif main and home.config != dump_plan(plan):
+            elif main:
                 home.adopt(dump_plan(plan), plan.text)
             if main:
                 files = {str(stage.name): stage.run for stage in plan.stages}

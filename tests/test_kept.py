@@ -10,7 +10,7 @@ from typing import Any
 import deaths
 import pytest
 from pipelines import STAGES, changed, on_disk, pipeline, write
-from worlds import World, differences, lines
+from worlds import World, differences, lines, whole_state
 
 from trimtab.api import resume, train
 from trimtab.core.errors import UserError
@@ -161,6 +161,25 @@ def test_a_death_while_stages_are_moved_loses_none(made, tmp_path, settings):
         assert kept(run, settings)[0] == set(STAGES)
         assert everything(run) == before
         shutil.rmtree(run)
+    assert event > 20
+
+
+@pytest.mark.slow
+def test_a_death_while_another_file_is_taken_up(run, settings):
+    """At each change of the disk until the stage that it changes has begun anew."""
+    file = write(run.parent / "run.yaml", settings)
+    other = write(run.parent / "other.yaml", changed(settings, "scores", "train", seed=1))
+    train(file, run, registry=PLUGINS)
+    key, whole = run / "stages/scores/stage.json", whole_state(run)
+    before, event, begun = key.read_text(), 0, False
+    while not begun:
+        event += 1
+        assert deaths.dies_at(event, lambda: train(other, run, registry=PLUGINS))
+        begun = (key.parent / "config.yaml").exists() and key.read_text() != before
+        train(file, run, registry=PLUGINS)
+        state = whole_state(run)
+        assert {name: state[name] for name in state if name in whole} == whole
+        assert {name for name in state if name not in whole and "replaced/" not in name} == set()
     assert event > 20
 
 

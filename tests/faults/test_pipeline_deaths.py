@@ -3,7 +3,6 @@ not, and no stage that is finished is run again."""
 
 from __future__ import annotations
 
-import json
 import random
 import signal
 import time
@@ -13,7 +12,7 @@ import deaths
 import pytest
 import warm
 from faults.commands import own
-from pipelines import changed, finished, on_disk, pipeline, write
+from pipelines import finished, on_disk, pipeline, write
 from worlds import differences
 
 EVENTS = 700
@@ -99,23 +98,3 @@ def test_killed_again_and_again(whole, tmp_path):
     for _ in range(8):
         dies_at_a_time(whole, run, draw.uniform(0.2, 0.6))
     assert_it_ends_the_same(whole, run, by_file=False)
-
-
-@pytest.mark.slow
-def test_death_while_another_run_file_is_taken_up(whole, tmp_path):
-    """At each change of the disk until the stage that it changes has begun anew."""
-    file, run = whole.parent / "run.yaml", tmp_path / "run"
-    settings = changed(json.loads(file.read_text()), "scores", "train", seed=1)
-    other = write(tmp_path / "other.yaml", settings)
-    go_on(file, run, by_file=True)
-    key = run / "stages/scores/stage.json"
-    before, event, begun = key.read_text(), 0, False
-    while not begun:
-        event += 1
-        ended = warm.start("train", other, "--run", run, **own(run, f"0:{event}")).end(300)
-        assert ended.status == deaths.DIED, ended.output
-        begun = key.exists() and key.read_text() != before
-        go_on(file, run, by_file=True)
-        found = differences(run, whole)
-        assert [name for name in found if not name.startswith("replaced/")] == []
-    assert event > 20
