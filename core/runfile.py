@@ -187,7 +187,33 @@ def _run(node: Node, registry: Registry, faults: list[Fault]) -> RunFile | None:
     if run is not None:
         for path, kind in nested(run):
             _check_nested(plain, node, path, kind, registry, faults)
+        if not faults:
+            faults.extend(_misfit(run, node, registry))
     return None if run is None or faults else check(RunFile, node, plain)[0]
+
+
+def _misfit(run: RunFile, node: Node, registry: Registry) -> Iterator[Fault]:
+    """A source that does not give what the objective learns from, or makes no data set."""
+    if run.source is None:
+        return
+    source = registry.find("source", run.source.name)
+    if not hasattr(source, "serves"):
+        return
+    said = None
+    if run.objective is None:
+        if not hasattr(source, "make"):
+            said = "it gives rows to train on, and makes no data set: name an objective"
+    elif hasattr(source, "make"):
+        said = f"it makes a data set, which {run.objective.name!r} cannot train on: write "
+        said += "objective: null here, and train in a stage with data: {train: stages.NAME}"
+    else:
+        batch = getattr(registry.find("objective", run.objective.name), "data", None)
+        if batch is not None and not source.serves(batch):
+            said = f"it cannot make the {batch.__name__} that {run.objective.name!r} learns from"
+    if said is not None:
+        here = node.child("source") or node
+        here = here.child("name") or here
+        yield Fault(here.origin, here.key, f"{run.source.name!r}: {said}")
 
 
 def nested(run: RunFile) -> Iterator[tuple[tuple[str, ...], str]]:

@@ -119,7 +119,7 @@ def _selecting(schema: Any, registry: Registry, defs: Schema) -> Any:
     kind = schema[SELECTS]
     choices = schema.get("anyOf", [schema])
     usable = [n for n in registry.names(kind) if not issubclass(registry.find(kind, n), Recipe)]
-    sections = [{"$ref": f"#/$defs/{kind}.{name}"} for name in usable]
+    sections: list[Schema] = [{"$ref": f"#/$defs/{kind}.{name}"} for name in usable]
     for choice in choices:
         section = defs.get(choice.get("$ref", "").removeprefix("#/$defs/"), {})
         usual = section.get("properties", {}).get("name", {}).get("default")

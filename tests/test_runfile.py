@@ -250,6 +250,23 @@ def test_stages(read):
     assert second.run.model.start == "stages.first"
 
 
+@pytest.mark.parametrize(
+    "objective, source, said",
+    [
+        ("null", "dataset", "'dataset': it gives rows to train on, and makes no data set: name"),
+        ("{name: dpo}", "best", "'best': it makes a data set, which 'dpo' cannot train on: write"),
+        ("{name: dpo}", "rollouts", "'rollouts': it cannot make the Pairs that 'dpo' learns from"),
+    ],
+)
+def test_a_source_that_does_not_fit(tmp_path, objective, source, said):
+    path = tmp_path / "run.yaml"
+    path.write_text(f"data: {{train: x}}\nobjective: {objective}\nsource:\n  name: {source}\n")
+    with pytest.raises(RunFileError) as caught:
+        load_run_file(path)
+    (error,) = caught.value.errors
+    assert error.startswith(f"{path}:4: source.name: {said}")
+
+
 def test_a_stage_may_leave_out_what_the_file_has(read, tmp_path, plugins):
     text = """\
 data: {train: pairs.jsonl}
