@@ -39,7 +39,7 @@ class BestOfNConfig(Config):
     """Learn from the best of the earlier rounds too."""
 
     eval: Annotated[str | None, LocalPath()] = None
-    """Held-out demonstrations, as ``data.eval``, which may hold prompts alone.
+    """Held-out demonstrations, as ``data.eval``; evaluations answer their prompts.
 
     null holds out ``data.holdout`` of what was sampled.
     """

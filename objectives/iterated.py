@@ -101,8 +101,8 @@ class IteratedConfig(Config):
     """Where each round's policy begins: with the last round's, or where the first one's did."""
 
     eval: Annotated[str | None, LocalPath()] = None
-    """Held-out rows for an optimizer that learns from the labels, as ``data.eval``, which may hold
-    prompts alone. null holds out ``data.holdout`` of them."""
+    """Held-out rows for the reward model, and for an optimizer that learns from the labels, as
+    ``data.eval``. null holds out ``data.holdout`` of them."""
 
     @model_validator(mode="after")
     def _a_file_a_round(self) -> Self:

@@ -61,6 +61,9 @@ class RolloutPairs(OnlineSource[RolloutPairsConfig]):
     batch is smaller where there are ties. With ``soft``, objectives whose loss is lowest where
     sigmoid(beta x margin) equals the label, such as dpo, have their optimum at
     pi_ref exp(reward / beta) / Z, from whichever policy the pairs are sampled.
+
+    Chosen and rejected completions are no fair sample of the policy, so of a step their log-ratios
+    are logged, and the KL is measured on the answers of evaluations.
     """
 
     name = "rollout_pairs"
