@@ -52,11 +52,12 @@ class StreamSource(Source[StreamConfig]):
     """Rows of JSONL or Parquet files, or of a datasets id, that are never in memory all at once.
 
     At most ``buffer`` rows and one chunk are held. Each row comes once an epoch; the order follows
-    from the seed, the epoch and the buffer. Rows that cannot be used are counted as they come, and
-    the run stops when they are more than ``data.max_dropped`` of all that were read, as soon as
-    those are 1,000. Held out is what ``data.eval`` names, and nothing without it. ``data.limit``
-    takes the first rows. Several tables are read one after the other. CSV files and JSON arrays are read whole, by any source. The longest row
-    is not known: prefix sharing is off unless ``model.prefix_sharing`` is true.
+    from the seed, the epoch and the buffer. Several tables are read one after the other. Rows that
+    cannot be used are counted as they come, and the run stops when they are more than
+    ``data.max_dropped`` of all that were read, as soon as those are 1,000. Held out is what
+    ``data.eval`` names, and nothing without it. ``data.limit`` takes the first rows. CSV files and
+    JSON arrays are read whole, by any source. The longest row is not known: prefix sharing is off
+    unless ``model.prefix_sharing`` is true.
     """
 
     name = "stream"
