@@ -49,7 +49,13 @@ def go(file: Path, directory: Path, look: int = 0) -> bool:
     return True
 
 
-@pytest.fixture(scope="module", params=[pytest.param("grpo", marks=pytest.mark.slow), "ppo"])
+OTHERS = ("grpo", "rloo", "reinforce_pp")
+
+
+@pytest.fixture(
+    scope="module",
+    params=["ppo", *(pytest.param(name, marks=pytest.mark.slow) for name in OTHERS)],
+)
 def whole(request, world, tmp_path_factory):
     """A run that nothing stopped."""
     return made(world, tmp_path_factory.mktemp("whole"), request.param)
