@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
+import yaml
 
 from trimtab import Group, load_run_file
 from trimtab.cli import COMMANDS
@@ -29,10 +30,21 @@ def _first_column(line):
 
 
 def test_the_run_file_is_valid(tmp_path):
-    (text,) = blocks("yaml")
+    text, _ = blocks("yaml")
     (tmp_path / "run.yaml").write_text(text)
     (stage,) = load_run_file(tmp_path / "run.yaml").stages
     assert [one.name for one in stage.run.reward] == ["classifier", "length"]
+
+
+def test_the_sections_of_a_watched_stage_are_valid(tmp_path):
+    _, watched = blocks("yaml")
+    pairs, prompts = ({"train": f"rotten-tomatoes/{view}"} for view in ("pairs", "prompts"))
+    fitted = {"name": "rm", "data": pairs, "objective": {"name": "reward_model"}}
+    online = {"name": "online", "data": prompts, "objective": {"name": "grpo"}}
+    stages = [fitted, {**online, **yaml.safe_load(watched)}]
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump({"stages": stages}))
+    _, stage = load_run_file(tmp_path / "run.yaml").stages
+    assert stage.run.watch.reward == "gold"
 
 
 def test_the_function_cannot_judge_nothing():
