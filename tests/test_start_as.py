@@ -18,6 +18,7 @@ from trimtab import Needs
 from trimtab.core import merging
 from trimtab.core.adapter_files import ADAPTER_CONFIG, WEIGHTS, adapter_folder
 from trimtab.core.bases import Bases
+from trimtab.core.batches import Demonstrations
 from trimtab.core.columns import annotate
 from trimtab.core.config import AdapterConfig, ModelConfig
 from trimtab.core.errors import UserError
@@ -105,8 +106,14 @@ TARGETS = {
 }
 
 
-@pytest.mark.parametrize("targets", TARGETS)
-@pytest.mark.parametrize("rank, start", [(4, {}), (8, {"use_rslora": True}), (3, {"r": 5})])
+@pytest.mark.parametrize(
+    "targets, rank, start",
+    [
+        ("the same", 4, {"use_rslora": True}),
+        ("others", 8, {}),
+        ("some paths", 3, {"r": 5}),
+    ],
+)
 def test_the_sum_is_one_plain_adapter(tiny, tmp_path, targets, rank, start):
     """Reloaded by plain peft it gives the same log-probs, and so it does as a start."""
     base = AutoModelForCausalLM.from_pretrained(tiny)
@@ -229,14 +236,8 @@ def on_rows(model, tokenizer):
         return model.base(ids).logits.log_softmax(-1)
 
 
-QUANTIZED = [
-    pytest.param("none", marks=()),
-    pytest.param("nf4", marks=pytest.mark.slow),
-    pytest.param("int8", marks=pytest.mark.slow),
-]
-
-
-@pytest.mark.parametrize("quantization", QUANTIZED)
+@pytest.mark.slow
+@pytest.mark.parametrize("quantization", ["none", "nf4", "int8"])
 def test_a_start_merged_into_the_base(plain_world, tmp_path, quantization):
     """The run, its reference, its result and what starts from it all stand on the merged base."""
     world, held = plain_world, {"quantization": quantization}
@@ -357,3 +358,23 @@ def test_of_a_pipeline_the_last_stage_that_fits_is_taken(tiny, plain_world, tmp_
     assert result(tmp_path, plugins)[1] == stages / "scores" / "adapter"
     with pytest.raises(UserError, match="makes a data set .* and trains no model"):
         result(stages / "made", plugins)
+
+
+def test_merging_is_exact_and_can_be_done_again(tiny, first, tmp_path):
+    """In float32, where nothing is quantized; a death before merge.json begins it anew."""
+    section = ModelConfig(
+        name=str(tiny), quantization="none", start=str(first[1]), start_as="merge"
+    )
+    rows = Demonstrations(ragged_pairs().chosen)
+    merge_start(section, tmp_path, Bases(), rows)
+    report = json.loads((tmp_path / "merge.json").read_text())
+    assert report["logp_change"] < 1e-5 and report["kl"] < 1e-6 and report["weights_off"] < 1e-5
+    assert report["start_logp_change"] > 0.01 and report["weights_kept"] == pytest.approx(1)
+    base = load_base(merging.based(section, tmp_path), DEVICE)
+    merged = LanguageModel(Roles(base, None, frozen=True), dtype=torch.float32, micro_tokens=4096)
+    assert float((logps(merged, POLICY) - logps(first[0], POLICY)).abs().max()) < 1e-4
+    written = (tmp_path / "base" / "model.safetensors").read_bytes()
+    (tmp_path / "merge.json").unlink()
+    merge_start(section, tmp_path, Bases(), rows)
+    assert (tmp_path / "base" / "model.safetensors").read_bytes() == written
+    assert json.loads((tmp_path / "merge.json").read_text()) == report
