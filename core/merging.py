@@ -54,7 +54,10 @@ def based(model: ModelConfig, home: Path | None) -> ModelConfig:
 
 
 def merged_base(adapter: Path) -> Path | None:
-    """The merged base that this adapter was trained on, though its run was moved; else None."""
+    """The merged base that this adapter was trained on, though its run was moved; else None.
+
+    Raises ``UserError`` where there was one and it is gone.
+    """
     if not (adapter / ADAPTER_CONFIG).is_file():
         return None
     named = Path(str(adapter_settings(adapter).get("base_model_name_or_path")))
@@ -65,7 +68,12 @@ def merged_base(adapter: Path) -> Path | None:
     for run in (named.parent, *runs, *beside):
         if (run / REPORT).is_file() and (run / BASE).is_dir():
             return (run / BASE).resolve()
-    return None
+    if (named / "config.json").is_file():
+        return None  # a folder of the user's own, of that name
+    raise UserError(
+        f"{adapter} was trained on a merged base, {named}, and it is not there any more, nor in "
+        f"the run directories around the adapter: put the folder {BASE}/ back, or train anew"
+    )
 
 
 def merge_start(model: ModelConfig, home: Path, bases: Bases, rows: Batch | None) -> None:

@@ -83,6 +83,7 @@ def test_a_checkpoint_with_more_than_its_manifest_names(run, whole, bomb, name):
 RUN_FILES = (
     "config.source.yaml",
     "config.yaml",
+    "cost.json",
     "data.json",
     "env.json",
     "evals.jsonl",
