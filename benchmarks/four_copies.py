@@ -15,12 +15,12 @@ from trimtab.benchmarks.online import OnlineJob
 from trimtab.benchmarks.start import ADAPTER, base
 from trimtab.core.batches import Batch, Sequences
 from trimtab.core.build import Parts
-from trimtab.core.config import TrainConfig
 from trimtab.core.lm import LanguageModel
 from trimtab.core.objective import Needs
 from trimtab.core.optimizer import make_optimizer, make_schedule
 from trimtab.core.policy import CRITIC, POLICY, REFERENCE
 from trimtab.core.roles import Roles
+from trimtab.core.training import TrainConfig
 
 
 class Apart:

@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import Literal
 
 from trimtab.benchmarks.process import ask
-from trimtab.core.config import PositiveInt
 from trimtab.core.embedded import NAME
-from trimtab.core.options import Config
+from trimtab.core.options import Config, PositiveInt
 
 Dtype = Literal["float32", "bfloat16", "nf4"]
 Kind = Literal["dpo", "sft", "kto", "reward_model", "grpo", "ppo", "rloo"]

@@ -8,8 +8,7 @@ from itertools import cycle, islice
 from pathlib import Path
 from typing import Any, Literal
 
-from trimtab.core.config import PositiveInt
-from trimtab.core.options import Config
+from trimtab.core.options import Config, PositiveInt
 from trimtab.plugins.sources.rows import Row
 from trimtab.plugins.sources.tables import open_table
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from trimtab.core.config import PositiveInt
-from trimtab.core.options import Config
+from trimtab.core.options import Config, PositiveInt
 
 
 class Enough(BaseException):

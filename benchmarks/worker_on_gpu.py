@@ -18,7 +18,7 @@ from trimtab.benchmarks.machine import held, peak
 from trimtab.benchmarks.process import serve
 from trimtab.benchmarks.shapes import Example, batch
 from trimtab.benchmarks.start import ADAPTER
-from trimtab.core.config import ModelConfig, TrainConfig
+from trimtab.core.config import ModelConfig
 from trimtab.core.engine import EngineSetting
 from trimtab.core.lm import LanguageModel
 from trimtab.core.loop import Loop
@@ -27,6 +27,7 @@ from trimtab.core.optimizer import make_optimizer, make_schedule
 from trimtab.core.policy import CRITIC
 from trimtab.core.roles import Roles
 from trimtab.core.sampling import as_sequences, uniforms
+from trimtab.core.training import TrainConfig
 from trimtab.plugins.engines.transformers import TransformersConfig, TransformersEngine
 from trimtab.plugins.references.adapter_off import AdapterOff, AdapterOffConfig
 from trimtab.plugins.registry import Plugins

@@ -17,7 +17,6 @@ from trimtab.benchmarks.shapes import batch, cut
 from trimtab.benchmarks.start import ADAPTER, LEARNING_RATE, base, model_config, randomise
 from trimtab.core.cached import CachedReference
 from trimtab.core.columns import annotate
-from trimtab.core.config import TrainConfig
 from trimtab.core.lm import LanguageModel
 from trimtab.core.loop import Loop
 from trimtab.core.model import compute_dtype, device
@@ -27,6 +26,7 @@ from trimtab.core.probe import sharing_is_exact
 from trimtab.core.reference import Reference
 from trimtab.core.reference_cache import ReferenceCache
 from trimtab.core.roles import Roles
+from trimtab.core.training import TrainConfig
 from trimtab.plugins.references.adapter_off import AdapterOff, AdapterOffConfig
 from trimtab.plugins.registry import Plugins
 

@@ -12,7 +12,7 @@ import torch
 from trimtab.core.adapter_files import ADAPTER_CONFIG, adapter_folder, adapter_settings
 from trimtab.core.build import Parts, build
 from trimtab.core.checkpoint import Checkpoint, newest
-from trimtab.core.config import ModelConfig, RunFile, TrainConfig
+from trimtab.core.config import ModelConfig, RunFile
 from trimtab.core.errors import UserError, suggestion
 from trimtab.core.files import read_json, write_whole
 from trimtab.core.finish import ADAPTER, MODEL, SCORES
@@ -29,6 +29,7 @@ from trimtab.core.runfile import Registry as Checked
 from trimtab.core.runfile import load
 from trimtab.core.saving import restore_reference, restore_roles
 from trimtab.core.scoring import Scorer
+from trimtab.core.training import TrainConfig
 from trimtab.core.value_head import VALUE_HEAD
 
 

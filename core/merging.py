@@ -18,7 +18,7 @@ from torch import Tensor
 from trimtab.core.adapter_files import ADAPTER_CONFIG, adapter_folder, adapter_settings
 from trimtab.core.bases import Bases
 from trimtab.core.batches import Batch, Demonstrations, sequences
-from trimtab.core.config import ModelConfig, TrainConfig
+from trimtab.core.config import ModelConfig
 from trimtab.core.errors import UserError
 from trimtab.core.files import read_json, write_json, write_whole
 from trimtab.core.lm import LanguageModel
@@ -27,6 +27,7 @@ from trimtab.core.policy import POLICY, REFERENCE
 from trimtab.core.roles import Roles, is_scalar, take_off
 from trimtab.core.source import Source
 from trimtab.core.stacking import adapted, check_plain
+from trimtab.core.training import TrainConfig
 
 BASE = "base"
 """Where a run keeps its merged base, not quantized, in its directory; and beside it:"""

@@ -11,8 +11,9 @@ import torch
 from safetensors import SafetensorError
 
 from trimtab.core import embedded
-from trimtab.core.config import ModelConfig, TrainConfig
+from trimtab.core.config import ModelConfig
 from trimtab.core.errors import UserError
+from trimtab.core.training import TrainConfig
 
 
 def locate(name: str) -> str:

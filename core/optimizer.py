@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from trimtab.core.config import TrainConfig
+from trimtab.core.training import TrainConfig
 
 Roles = Mapping[str, Sequence[nn.Parameter]]
 

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
+from annotated_types import Ge, Gt, Lt
 from pydantic import BaseModel, ConfigDict
+
+PositiveInt = Annotated[int, Gt(0)]
+PositiveFloat = Annotated[float, Gt(0)]
+Share = Annotated[float, Ge(0), Lt(1)]
 
 SELECTS = "x-selects"
 """In the JSON Schema of an option that selects a plugin: the plugin's kind."""

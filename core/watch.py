@@ -12,9 +12,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from trimtab.core.config import SelectedReward, WatchConfig
+from trimtab.core.config import SelectedReward
 from trimtab.core.files import read_json
 from trimtab.core.measures import LEVEL, Measure
+from trimtab.core.training import WatchConfig
 
 WATCH = "watch.json"
 BEST = "best"

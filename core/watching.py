@@ -7,12 +7,12 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from trimtab.core.checkpoint import Checkpoint, DamagedCheckpoint, newest, rotate, verify
-from trimtab.core.config import WatchConfig
 from trimtab.core.errors import UserError
 from trimtab.core.files import remove_leftovers, write_json, write_whole
 from trimtab.core.finish import save_role
 from trimtab.core.policy import POLICY
 from trimtab.core.saving import restore_roles, save
+from trimtab.core.training import WatchConfig
 from trimtab.core.watch import BEST, WATCH, Answer, Watch, told
 
 if TYPE_CHECKING:

@@ -21,10 +21,11 @@ from trimtab import (
     Rollouts,
     hookimpl,
 )
-from trimtab.core.config import Selected, TrainConfig
+from trimtab.core.config import Selected
 from trimtab.core.errors import UserError
 from trimtab.core.options import LocalPath, OfKind
 from trimtab.core.recipe import OptionError
+from trimtab.core.training import TrainConfig
 
 PROXY = "proxy"
 """What the log calls the reward model that was fitted to the labels."""

@@ -17,7 +17,8 @@ from safetensors.torch import load_file
 from test_processes import two
 from worlds import World, demonstration, differences, lines, write_rows
 
-from trimtab.core.config import RunFile, SelectedReward, WatchConfig
+from trimtab.core.config import RunFile, SelectedReward
+from trimtab.core.training import WatchConfig
 from trimtab.core.watch import Watch, of_the_result
 
 PROXY = SelectedReward(name="function", label="proxy")

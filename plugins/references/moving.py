@@ -11,12 +11,12 @@ from pydantic import model_validator
 from torch import Tensor
 
 from trimtab.core.batches import Sequences
-from trimtab.core.config import ModelConfig, PositiveInt
+from trimtab.core.config import ModelConfig
 from trimtab.core.errors import UserError
 from trimtab.core.hookspecs import hookimpl
 from trimtab.core.lm import LanguageModel
 from trimtab.core.objective import Needs
-from trimtab.core.options import Config
+from trimtab.core.options import Config, PositiveInt
 from trimtab.core.policy import POLICY, REFERENCE, Policy
 from trimtab.core.reference import Reference
 

@@ -7,9 +7,8 @@ from typing import Any, Literal, Self
 
 from pydantic import model_validator
 
-from trimtab.core.config import PositiveInt
 from trimtab.core.hookspecs import hookimpl
-from trimtab.core.options import Config
+from trimtab.core.options import Config, PositiveInt
 from trimtab.core.reward import Group, Reward, Score
 
 

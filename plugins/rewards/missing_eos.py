@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from trimtab.core.config import PositiveFloat
 from trimtab.core.hookspecs import hookimpl
-from trimtab.core.options import Config
+from trimtab.core.options import Config, PositiveFloat
 from trimtab.core.reward import Group, Reward, Score
 
 

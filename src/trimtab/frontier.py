@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from trimtab.core.config import SelectedReward, WatchConfig
+from trimtab.core.config import SelectedReward
 from trimtab.core.errors import UserError, suggestion
 from trimtab.core.rundir import CONFIG
+from trimtab.core.training import WatchConfig
 from trimtab.core.watch import Watch
 from trimtab.core.yamlfile import read as read_yaml
 from trimtab.curves import Points, records, saved, styled
