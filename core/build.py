@@ -8,14 +8,12 @@ from typing import Any, Protocol
 
 from trimtab.core.adapter_files import adapter_folder
 from trimtab.core.bases import Bases
-from trimtab.core.batches import Batch
 from trimtab.core.config import RunFile, Selected
 from trimtab.core.engine import Engine, EngineSetting
 from trimtab.core.errors import UserError
 from trimtab.core.judge import Judge
 from trimtab.core.lm import LanguageModel
 from trimtab.core.loop import Loop
-from trimtab.core.maker import Maker
 from trimtab.core.merging import based, merge_start, rows_to_read
 from trimtab.core.model import compute_dtype, device, load_tokenizer, micro_tokens
 from trimtab.core.objective import Objective
@@ -76,10 +74,10 @@ def build(
     ``directory`` is the run's: there it keeps its base, where its start is merged into one.
     """
     bases = bases or Bases()
-    objective: Objective = _made(registry, "objective", file.learns)
+    objective: Objective = made(registry, "objective", file.learns)
     tokenizer = load_tokenizer(file.model.name, trust_remote_code=file.model.trust_remote_code)
-    rewards = _rewards(file, registry)
-    engine: Engine = _made(registry, "engine", file.rollout.engine)
+    rewards = rewards_of(file, registry)
+    engine: Engine = made(registry, "engine", file.rollout.engine)
     setting = Setting(
         batch=objective.data,
         data=file.data,
@@ -91,11 +89,11 @@ def build(
         engine=engine,
         rewards=rewards,
         processes=processes,
-        judge=_judge(file, registry),
+        judge=judge_of(file, registry),
     )
     source = _source(file, registry, setting, file.source)
     streams = _streams(file, registry, setting, objective)
-    file = _on_its_base(file, directory, bases, processes, source)
+    file = on_its_base(file, directory, bases, processes, source)
     model = _model(file, objective, rewards, bases)
     stops = stop_ids(model.base, tokenizer)
     reference = _reference(file, registry, objective, model)
@@ -124,82 +122,7 @@ def build(
     return Parts(model, tokenizer, stops, objective, source, reference, loop, steps, rewards)
 
 
-@dataclass
-class MakingParts:
-    """What a run that makes a data set is made of."""
-
-    model: LanguageModel | None
-    tokenizer: Any
-    maker: Maker
-    steps: int
-    an_epoch: int
-    """Steps that go through the data once."""
-
-    rewards: Rewards | None = None
-
-
-def build_maker(
-    file: RunFile,
-    registry: Registry,
-    processes: Processes,
-    bases: Bases | None = None,
-    directory: Path | None = None,
-) -> MakingParts:
-    """Everything that a run file without an objective names."""
-    assert file.source is not None
-    tokenizer = load_tokenizer(file.model.name, trust_remote_code=file.model.trust_remote_code)
-    engine: Engine = _made(registry, "engine", file.rollout.engine)
-    maker = _made(registry, "source", file.source)
-    if not isinstance(maker, Maker):
-        raise UserError(
-            f"the source {file.source.name!r} gives rows to train on, and makes no data set: "
-            "name an objective"
-        )
-    rewards = _rewards(file, registry) if maker.scores else None
-    if rewards is not None:
-        _check_stateless(file)
-    setting = Setting(
-        batch=Batch,
-        data=file.data,
-        tokenizer=tokenizer,
-        seed=file.train.seed,
-        rollout=file.rollout,
-        rows=file.train.rows,
-        group=file.rollout.group or maker.group,
-        engine=engine,
-        rewards=rewards,
-        processes=processes,
-        judge=_judge(file, registry),
-        directory=directory,
-    )
-    maker.open(setting)
-    model = None
-    if maker.samples or rewards:
-        bases = bases or Bases()
-        file = _on_its_base(file, directory, bases, processes, None)
-        model = _sampled_from(file, rewards, bases)
-        if rewards is not None:
-            rewards.open(RewardSetting(file.model, model, tokenizer, file.train.seed))
-        stops = stop_ids(model.base, tokenizer)
-        engine.open(EngineSetting(file.model, model, tokenizer, stops))
-    an_epoch = maker.steps(file.train.rows)
-    steps = file.train.steps or an_epoch * (file.train.epochs or 1)
-    if not maker.renewed:
-        steps = min(steps, an_epoch)
-    return MakingParts(model, tokenizer, maker, steps, an_epoch, rewards)
-
-
-def _check_stateless(file: RunFile) -> None:
-    """A step that makes rows knows nothing of earlier ones, and a running mean would."""
-    for reward in file.reward:
-        if reward.standardize:
-            raise UserError(
-                f"reward {reward.label or reward.name}: standardize takes off the running mean of "
-                "a training, and a stage that makes a data set has none: set it to false there"
-            )
-
-
-def _on_its_base(
+def on_its_base(
     file: RunFile, home: Path | None, bases: Bases, processes: Processes, source: Source | None
 ) -> RunFile:
     """The file with the base that it stands on, which is made first where it is a merged one."""
@@ -211,26 +134,13 @@ def _on_its_base(
     return file.model_copy(update={"model": based(file.model, home)})
 
 
-def _sampled_from(file: RunFile, rewards: Rewards | None, bases: Bases) -> LanguageModel:
-    """The policy that the run starts from, which nothing trains."""
-    place = device()
-    roles = Roles(
-        bases.lend(file.model, place),
-        file.model.adapter,
-        seed=file.train.seed,
-        frozen_roles=rewards.adapters(file.model) if rewards else {},
-    )
-    if file.model.start is not None:
-        roles.start_from(adapter_folder(file.model.start), file.model.start_as)
-    dtype = compute_dtype(file.model, place)
-    return LanguageModel(roles, dtype=dtype, micro_tokens=micro_tokens(file.train, place))
+def judge_of(file: RunFile, registry: Registry) -> Judge | None:
+    """The one that the run file names."""
+    return None if file.judge is None else made(registry, "judge", file.judge)
 
 
-def _judge(file: RunFile, registry: Registry) -> Judge | None:
-    return None if file.judge is None else _made(registry, "judge", file.judge)
-
-
-def _made(registry: Registry, kind: str, selected: Selected) -> Any:
+def made(registry: Registry, kind: str, selected: Selected) -> Any:
+    """The plugin that a section names, with the options beside its name."""
     return registry.make(kind, selected.name, selected.options)
 
 
@@ -246,11 +156,11 @@ def _group(file: RunFile, objective: Objective) -> int:
     return group
 
 
-def _rewards(file: RunFile, registry: Registry) -> Rewards | None:
+def rewards_of(file: RunFile, registry: Registry) -> Rewards | None:
     """All that the run file names, to be opened when there is a model."""
     if not file.reward:
         return None
-    members = [Member(_made(registry, "reward", selected), selected) for selected in file.reward]
+    members = [Member(made(registry, "reward", selected), selected) for selected in file.reward]
     return Rewards(members, file.rollout)
 
 
@@ -286,7 +196,7 @@ def _source(
     """The one that the run file names, else the first that makes this kind of rows."""
     kind = setting.batch
     if selected is not None:
-        source: Source = _made(registry, "source", selected)
+        source: Source = made(registry, "source", selected)
         if not source.serves(kind):
             raise UserError(
                 f"the source {source.name!r} cannot make the {kind.__name__} that the objective "
@@ -339,7 +249,7 @@ def _reference(
     wanted = objective.needs.reference or bool(objective.needs.before)
     if not wanted and (file.model.adapter is None or POLICY not in model.roles.names):
         return None
-    reference: Reference = _made(registry, "reference", file.reference)
+    reference: Reference = made(registry, "reference", file.reference)
     if reference.absent:
         if wanted:
             raise UserError(

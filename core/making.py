@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trimtab.core.build import MakingParts, build_maker
+from trimtab.core.build_maker import MakingParts, build_maker
 from trimtab.core.data_card import data_card
 from trimtab.core.errors import UserError
 from trimtab.core.files import (

@@ -52,6 +52,9 @@ class Registry(Protocol):
     def names(self, kind: str) -> list[str]:
         """Every name of this kind that can be used."""
 
+    def make(self, kind: str, name: str, options: dict[str, Any]) -> Any:
+        """An instance of it."""
+
     def add_file(self, path: Path) -> None:
         """Load a plugin from a Python file; ``PluginError`` when it cannot be used."""
 
@@ -189,6 +192,8 @@ def _run(node: Node, registry: Registry, faults: list[Fault]) -> RunFile | None:
             _check_nested(plain, node, path, kind, registry, faults)
         if not faults:
             faults.extend(_misfit(run, node, registry))
+        if not faults:
+            faults.extend(_running_means(run, node, registry))
     return None if run is None or faults else check(RunFile, node, plain)[0]
 
 
@@ -214,6 +219,20 @@ def _misfit(run: RunFile, node: Node, registry: Registry) -> Iterator[Fault]:
         here = node.child("source") or node
         here = here.child("name") or here
         yield Fault(here.origin, here.key, f"{run.source.name!r}: {said}")
+
+
+def _running_means(run: RunFile, node: Node, registry: Registry) -> Iterator[Fault]:
+    """Rewards that need what a training has and a stage that makes a data set has not."""
+    if run.objective is not None or run.source is None:
+        return
+    running = [number for number, reward in enumerate(run.reward) if reward.standardize]
+    if running and registry.make("source", run.source.name, run.source.options).scores:
+        for number in running:
+            here = node.child("reward") or node
+            here = here.child(number) or here
+            here = here.child("standardize") or here
+            said = "this takes off the running mean of a training, and a stage that makes a data "
+            yield Fault(here.origin, here.key, said + "set has none: set it to false there")
 
 
 def nested(run: RunFile) -> Iterator[tuple[tuple[str, ...], str]]:

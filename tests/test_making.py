@@ -14,7 +14,7 @@ import pytest
 from test_processes import two
 from worlds import differences, lines
 
-from trimtab import hookimpl, train
+from trimtab import hookimpl, load_run_file, train
 from trimtab.api import resume
 from trimtab.core.errors import UserError
 from trimtab.core.files import STAGING
@@ -220,8 +220,14 @@ def test_a_maker_that_makes_nothing_says_why(world, tmp_path):
 
 def test_running_statistics_are_refused(world, tmp_path):
     reward = [{**REWARD[0], "standardize": True}]
-    with pytest.raises(UserError, match="a stage that makes a data set has none: set it to false"):
-        train(candidates(world, tmp_path / "run.yaml", reward=reward), run=tmp_path / "run")
+    with pytest.raises(UserError, match=r"reward.0.standardize: this takes off the running mean"):
+        load_run_file(candidates(world, tmp_path / "run.yaml", reward=reward))
+
+
+def test_rewards_that_a_maker_does_not_ask_may_have_running_statistics(world, tmp_path):
+    reward = [{**REWARD[0], "standardize": True}]
+    source = {"name": "selection", "by": "random", "budget": 3}
+    load_run_file(candidates(world, tmp_path / "run.yaml", source=source, reward=reward))
 
 
 def test_a_source_that_makes_no_data_set_wants_an_objective(world, tmp_path):

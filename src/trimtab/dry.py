@@ -10,7 +10,8 @@ from typing import Any
 from pydantic import BaseModel
 
 from trimtab.core.bases import Bases
-from trimtab.core.build import build, build_maker
+from trimtab.core.build import build
+from trimtab.core.build_maker import build_maker
 from trimtab.core.config import RunFile, Selected, SelectedReward
 from trimtab.core.cost import peak_memory, reset_peak
 from trimtab.core.probe import sharing_is_exact
