@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from trimtab.core.bases import Bases
-from trimtab.core.batches import Batch, Rollouts
+from trimtab.core.batches import Rollouts
 from trimtab.core.build import Parts, Registry, build
+from trimtab.core.columns import by_row
 from trimtab.core.config import RunFile
 from trimtab.core.errors import RunError
 from trimtab.core.evaluation import evaluate_parts
@@ -272,29 +273,6 @@ class Training:
         if settled is not None and model.micro_tokens < settled:
             self.run.settle("train", micro_tokens=model.micro_tokens)
             self.run.note(f"out of memory: micro_tokens is {model.micro_tokens} from here on")
-
-
-def by_row(batch: Batch, shown: Collection[str]) -> list[dict[str, float]]:
-    """Of each row the prepared columns to show, by name without the shape; of tokens, their mean.
-
-    With them ``kl_sequence``, in nats, where the reference read the row: the sum over its tokens
-    of log pi/pi_ref, of the policy that sampled it, by the trainer or else by the engine.
-    """
-    leading = batch.leading
-    rows: dict[str, list[float]] = {}
-    for name in shown:
-        if (column := batch.columns.get(name)) is None:
-            continue
-        if column.ndim == 2:
-            column = column.masked_fill(~leading.mask_NT, 0.0).sum(-1) / leading.count_N.clamp(1)
-        rows[name.rpartition("_")[0]] = column.tolist()
-    sampler_NT = leading.maybe_behaviour_NT
-    if sampler_NT is None:
-        sampler_NT = leading.maybe_sampled_NT
-    if sampler_NT is not None and leading.maybe_reference_NT is not None:
-        logratio_NT = sampler_NT - leading.maybe_reference_NT
-        rows["kl_sequence"] = logratio_NT.masked_fill(~leading.mask_NT, 0.0).sum(-1).tolist()
-    return [{name: values[n] for name, values in rows.items()} for n in range(len(batch))]
 
 
 def _choose(run: Run, parts: Parts) -> None:

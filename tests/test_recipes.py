@@ -273,6 +273,7 @@ def test_iterated_learns_from_unpaired_labels(expand):
         ({"labels": {"nois": 3}}, {}, "objective.labels.nois: unknown key. Did you mean 'noise'?"),
         ({"select": {"bugdet": 3}}, {}, "objective.select.bugdet: unknown key. Did you mean"),
         ({"select": {"per_prompt": 2}}, {}, "objective.select.budget: this is required"),
+        ({"select": {}}, {}, "objective.select.budget: this is required: how many pairs a round"),
         (
             {"select": {"budget": 3}, "rounds": 1},
             {},
