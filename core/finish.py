@@ -10,6 +10,7 @@ from trimtab.core.card import model_card
 from trimtab.core.files import write_atomically, write_json, write_whole
 from trimtab.core.merging import based
 from trimtab.core.policy import CRITIC
+from trimtab.core.rundir import ROLES
 from trimtab.core.watch import of_the_result
 
 DATA = "data"
@@ -56,8 +57,8 @@ def write_results(run: Run, parts: Parts) -> None:
         home / (MODEL if roles.peft is None else ADAPTER), partial(save_role, run, parts, first)
     )
     for role in others:
-        (home / "roles").mkdir(exist_ok=True)
-        write_whole(home / "roles" / role, partial(save_role, run, parts, role))
+        (home / ROLES).mkdir(exist_ok=True)
+        write_whole(home / ROLES / role, partial(save_role, run, parts, role))
     write_json(home / "data.json", dict(parts.source.describe()))
     write_atomically(home / "README.md", model_card(run, parts))
 

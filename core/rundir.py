@@ -37,6 +37,9 @@ SOURCE = "config.source.yaml"
 STAGE = "stage.json"
 """In the directory of a stage: its key, and what that is made of."""
 
+ROLES = "roles"
+"""The folder of the roles that a run trained beside the first."""
+
 _LOCK = "run.lock"
 _MADE_BEFORE_CONFIG = {_LOCK, "checkpoints", SOURCE, STAGE, "env.json", "run.json"}
 
@@ -172,7 +175,7 @@ class RunDirectory:
         Raises ``UserError`` that names the process that holds the lock.
         """
         with locked(self.path / _LOCK):
-            for folder in (self.path, self.checkpoints):
+            for folder in (self.path, self.path / ROLES, self.checkpoints):
                 if folder.is_dir():
                     remove_leftovers(folder)
             yield

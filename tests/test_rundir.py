@@ -275,8 +275,9 @@ def test_locking_deletes_what_the_dead_left(tmp_path: Path) -> None:
     (run.path / ".staging-run.json-ab").write_text("{")
     (run.checkpoints / ".staging-step-3-ab").mkdir()
     (run.checkpoints / ".removing-step-1-ab").mkdir()
+    (run.path / "roles/.staging-reward_1-ab").mkdir(parents=True)
     with run.lock():
-        assert os.listdir(run.checkpoints) == []
+        assert os.listdir(run.checkpoints) == os.listdir(run.path / "roles") == []
         assert not (run.path / ".staging-run.json-ab").exists()
 
 
