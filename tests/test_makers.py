@@ -104,6 +104,25 @@ def test_the_rows_do_not_depend_on_how_many_are_made_at_a_time(tmp_path):
     assert all(a["responses"] != b["responses"] for a, b in zip(ten[:10], ten[10:], strict=True))
 
 
+def test_the_order_is_the_seeds_and_samples_are_numbered_through_all_epochs(tmp_path):
+    orders = []
+    for seed in (3, 4):
+        given = setting(tmp_path, prompts(10), seed=seed)
+        steps = all_of(opened(Candidates, AskingConfig(), given), 4, epochs=2)[1]
+        numbers = [one["sample"] for made in steps for one in made.samples]
+        assert numbers == list(range(2 * 10 * 4))
+        orders.append([one["row"] for made in steps for one in made.samples[::4]])
+        assert orders[-1][:10] == orders[-1][10:]
+    assert orders[0] != orders[1]
+
+
+def test_it_is_sampled_at_the_temperature_of_the_run(tmp_path):
+    given = setting(tmp_path, prompts(2))
+    rollout = given.rollout.model_copy(update={"temperature": 0.7})
+    all_of(opened(Candidates, AskingConfig(), replace(given, rollout=rollout)))
+    assert given.engine.temperature == 0.7
+
+
 def test_the_first_completions_do_not_depend_on_the_group(tmp_path):
     config = AskingConfig()
     two, four = (

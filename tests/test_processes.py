@@ -44,17 +44,21 @@ def together(file):
     return run
 
 
-def two(*arguments: object, **environment: str) -> list[warm.Ended]:
+def begin_two(*arguments: object, **environment: str) -> list[warm.Running]:
     """A command in two processes, with the variables that a launcher sets."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
     launch = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    running = [
+    return [
         warm.start(*arguments, **launch, **environment, RANK=rank, LOCAL_RANK=rank)
         for rank in ("0", "1")
     ]
-    return [each.end() for each in running]
+
+
+def two(*arguments: object, **environment: str) -> list[warm.Ended]:
+    """A command in two processes, to its end."""
+    return [each.end(120) for each in begin_two(*arguments, **environment)]
 
 
 def assert_close(run: Path, other: Path) -> None:

@@ -95,6 +95,34 @@ def test_with_a_baseline_the_kl_is_in_the_loss():
     assert loss_NT[1, 0].item() == pytest.approx(-0.8 * second + 0.25 * LOG2**2, rel=1e-5)
 
 
+def test_the_bound_above_is_its_own():
+    rows = replace(ROWS, reward_N=torch.tensor([8.0, 1.0, 3.0]))
+
+    def first(**options):
+        made = objective(beta=0.0, epochs=2, **options)
+        rows_of = rows.with_columns(made.prepare(rows))
+        return (made.loss(rows_of).value / rows_of.columns["advantage_NT"])[0, 0].item()
+
+    assert first() == pytest.approx(-1.2, rel=1e-5)
+    assert first(clip_high=0.5) == pytest.approx(-1.5, rel=1e-5)
+
+
+def test_the_log_says_how_far_it_is_from_the_reference_and_from_what_sampled():
+    made = objective(beta=0.5, epochs=2)
+    mask_NT = ROWS.responses.mask_NT
+    metrics = made.loss(ROWS.with_columns(made.prepare(ROWS))).metrics
+    # log(pi_old / pi_ref): 1, 1; 0; 0, 0, 2
+    assert metrics["kl_sequence"].tolist() == pytest.approx([2.0, 0.0, 2.0], rel=1e-5)
+    # pi_ref / pi_old - 1 - log of it
+    k3_C = [1 / math.e, 1 / math.e, 0.0, 0.0, 0.0, math.exp(-2) + 1]
+    assert metrics["kl_token"][mask_NT].tolist() == pytest.approx(k3_C, rel=1e-5, abs=1e-7)
+    # pi / pi_old - 1 - log of it, of ratios 2, 1; 1/2; 1, 1, 1
+    moved_C = [1 - LOG2, 0.0, LOG2 - 0.5, 0.0, 0.0, 0.0]
+    assert metrics["kl_moved"][mask_NT].tolist() == pytest.approx(moved_C, rel=1e-5, abs=1e-7)
+    # advantages: the last completion's are above 0, the others' below
+    assert metrics["clipped"][mask_NT].tolist() == [0.0, 0.0, 1.0, 0.0, 0.0, 0.0]
+
+
 @pytest.mark.parametrize("baseline", ["none", "group"])
 def test_equal_rewards_teach_nothing(baseline):
     rows = replace(ROWS, reward_N=torch.full((3,), 0.1))

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from itertools import combinations
 
 import pytest
 import torch
 import warm
 import yaml
+from data_fixtures import turns, write_jsonl
 from test_scoring import by_theirs
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
@@ -18,7 +20,7 @@ from transformers import (
     BertForSequenceClassification,
     PreTrainedTokenizerFast,
 )
-from worlds import lines
+from worlds import BAD, GOOD, lines
 
 from trimtab.core.batches import Demonstrations, sequences
 from trimtab.core.config import AdapterConfig, ModelConfig
@@ -351,3 +353,52 @@ def test_a_policy_learns_from_the_reward_models_of_the_stage_before(
     export(tmp_path / "run", tmp_path / "out", plugins, "critic")
     loaded = AutoModelForSequenceClassification.from_pretrained(tmp_path / "out")
     assert loaded.config.num_labels == 1
+
+
+def test_selection_takes_the_pairs_on_which_the_trained_members_disagree_most(
+    plugins, world, ensemble, tmp_path
+):
+    """Of all 42 pairs of 14 rows, against scores of the tokens as the template has them."""
+    rows = [
+        {
+            "prompt": turns(f"Question {n}?"),
+            "responses": [f"{GOOD[n % 4]}, {n}", *BAD[n % 2 : n % 2 + 2]],
+        }
+        for n in range(14)
+    ]
+    shared = world.settings(plugins=[])
+    settings = {
+        "model": shared["model"],
+        "source": {"name": "selection", "budget": 9, "per_prompt": 2},
+        "data": {"train": write_jsonl(tmp_path / "rows.jsonl", rows)},
+        "reward": [{"name": "reward_model", "from": str(ensemble), "weight": 0.5}],
+        "train": {"rows": 5},
+    }
+    file = tmp_path / "run.yaml"
+    file.write_text(yaml.safe_dump(settings))
+    ended = warm.trimtab("train", file, "--run", tmp_path / "run")
+    assert ended.status == 0, ended.output
+    tokenizer = load_tokenizer(str(world.model))
+    expected = []
+    for n, row in enumerate(rows):
+        asked = tokenizer.apply_chat_template(
+            row["prompt"], add_generation_prompt=True, return_dict=False
+        )
+        answers = [(*tokenizer(text).input_ids, 0) for text in row["responses"]]
+        sampled = [Completion(tuple(asked), ids, truncated=False) for ids in answers]
+        group = Group(prompt="", completions=row["responses"], sampled=sampled)
+        one, other = by_score(plugins, ensemble, [group]).tolist()
+        of_row = [
+            (abs((one[a] - one[b]) - (other[a] - other[b])) / 2**0.5, n, [a, b])
+            for a, b in combinations(range(3), 2)
+        ]
+        expected += sorted(of_row, reverse=True)[:2]
+    expected = sorted(expected, reverse=True)[:9]
+    assert expected[8][0] > 1e-3, "they do disagree"
+    for made, (std, n, places) in zip(
+        lines(tmp_path / "run/data/train.jsonl"), expected, strict=True
+    ):
+        assert made["prompt"] == rows[n]["prompt"]
+        texts = [response[0]["content"] for response in made["responses"]]
+        assert texts == [rows[n]["responses"][place] for place in places]
+        assert made["disagreement"] == pytest.approx(std, rel=1e-4)

@@ -100,6 +100,33 @@ def test_the_bound_above_is_its_own():
     assert values(rows, clip_high=0.5)[0] == pytest.approx(-1.5 * 6.0, rel=1e-5)
 
 
+def test_the_log_says_how_far_it_is_from_the_reference_and_from_what_sampled():
+    made = objective(beta=0.5, epochs=2)
+    metrics = made.loss(ROWS.with_columns(made.prepare(ROWS))).metrics
+    # log(pi_old / pi_ref) of the tokens: 1 - log 2, 1; log 2; 0, 0, 2; -1 - log 2
+    k1_N = [2 - LOG2, LOG2, 2.0, -1 - LOG2]
+    assert metrics["kl_sequence"].tolist() == pytest.approx(k1_N, rel=1e-5)
+    # pi_ref / pi_old - 1 - log of it
+    k3_N = [(2 / math.e + 1 / math.e - LOG2) / 2, LOG2 - 0.5, (math.exp(-2) + 1) / 3]
+    k3_N += [2 * math.e - 2 - LOG2]
+    token_N, count_N = metrics["kl_token"]
+    assert token_N.tolist() == pytest.approx(k3_N, rel=1e-5)
+    assert count_N.tolist() == [2.0, 1.0, 3.0, 1.0]
+    # pi / pi_old - 1 - log of it, of ratios 2, 1; 1/2; 1, 1, 1; 2
+    moved_N, _ = metrics["kl_moved"]
+    expected_N = [(1 - LOG2) / 2, LOG2 - 0.5, 0.0, 1 - LOG2]
+    assert moved_N.tolist() == pytest.approx(expected_N, rel=1e-5, abs=1e-7)
+    assert metrics["ratio"].tolist() == pytest.approx([2.0, 0.5, 1.0, 2.0], rel=1e-5)
+
+
+def test_the_log_counts_what_is_clipped_and_groups_without_a_difference_once():
+    made = objective(epochs=2)
+    metrics = made.loss(ROWS.with_columns(made.prepare(ROWS))).metrics
+    assert metrics["clipped"].tolist() == [0.0, 1.0, 0.0, 0.0], "advantages -1.5, -4.5, 6, 0"
+    equal_N, share_N = metrics["all_equal"]
+    assert (equal_N * share_N).sum() / share_N.sum() == 0.5, "one of two groups"
+
+
 def test_the_kl_in_the_reward_is_that_of_the_policy_that_sampled():
     # k1: 2 - log 2, log 2, 2
     columns = prepared(beta=0.5)
@@ -139,7 +166,8 @@ def test_importance_weights_are_of_whole_completions():
     ],
 )
 def test_it_asks_for_no_more_than_it_needs(options, needs):
-    assert RLOO(RLOO.options(**options)).needs == needs
+    made = RLOO(RLOO.options(**options))
+    assert (made.needs, made.group, made.least_group) == (needs, 4, 2)
 
 
 def test_a_bandit_is_solved():

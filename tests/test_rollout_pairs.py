@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from itertools import combinations
 from math import comb
 
@@ -98,8 +99,11 @@ def test_a_pair_has_one_prompt_and_the_tokens_that_were_sampled(tmp_path):
 def test_log_probs_are_read_at_the_temperature_of_sampling(tmp_path):
     made = setting(tmp_path)
     rollout = made.rollout.model_copy(update={"temperature": 0.7})
-    batch = collect(source(tmp_path, rollout=rollout))
-    assert batch.chosen.temperature == batch.rejected.temperature == 0.7
+    opened = source(tmp_path, rollout=rollout)
+    batch, longest = collect(opened), opened.longest()
+    assert opened.engine.temperature == 0.7
+    for pairs in (batch, longest):
+        assert pairs.chosen.temperature == pairs.rejected.temperature == 0.7
 
 
 def test_a_soft_label_is_the_chance_that_bradley_and_terry_give(tmp_path):
@@ -165,6 +169,25 @@ def test_every_completion_is_logged_once(tmp_path):
     assert sorted(one["sample"] for one in records) == list(range(3 * 8))
     assert sum(one["chosen"] for one in records) == sum(one["rejected"] for one in records) == 2
     json.dumps(records, allow_nan=False)
+
+
+def test_the_log_tells_the_log_ratio_of_what_sampled_to_the_reference(tmp_path):
+    opened = source(tmp_path)
+    batch = collect(opened)
+    sides = {"chosen": batch.chosen, "rejected": batch.rejected}
+    off = {"chosen": 0.25, "rejected": -0.5}
+    sides = {
+        name: replace(one, maybe_reference_NT=one.sampled_NT - off[name])
+        for name, one in sides.items()
+    }
+    records = {one["sample"]: one for one in opened.samples(replace(batch, **sides))}
+    for side, (name, one) in enumerate(sides.items()):
+        for number, length in zip(
+            batch.sample_N2[:, side].tolist(), one.length_N.tolist(), strict=True
+        ):
+            kl = records.pop(number)["kl_sequence"]
+            assert kl == pytest.approx(off[name] * length, abs=1e-4)
+    assert len(records) == 16 and not any("kl_sequence" in one for one in records.values())
 
 
 def test_it_goes_on_to_the_bit_from_a_state_in_json(tmp_path):

@@ -33,7 +33,7 @@ class Dice(Engine):
 
     def sample(self, prompts, uniform_NT, *, temperature) -> list[Completion]:
         self.asked = [tuple(prompt) for prompt in prompts]
-        self.drawn = uniform_NT
+        self.drawn, self.temperature = uniform_NT, temperature
         return [
             self._one(tuple(prompt), row_T.tolist())
             for prompt, row_T in zip(prompts, uniform_NT, strict=True)
@@ -183,6 +183,13 @@ def test_each_completion_has_a_stream_from_the_seed_the_draw_and_its_place(tmp_p
         assert torch.equal(opened.engine.drawn, uniforms(3, draw, range(8), 6))
     assert len({tuple(row) for row in opened.engine.drawn.tolist()}) == 8
     assert opened.engine.asked[0] == opened.engine.asked[3] != opened.engine.asked[4]
+
+
+def test_it_samples_and_reads_at_the_temperature_of_the_run(tmp_path):
+    rollout = setting(tmp_path).rollout.model_copy(update={"temperature": 0.7})
+    opened = source(tmp_path, rollout=rollout)
+    batch = collect(opened)
+    assert opened.engine.temperature == batch.responses.temperature == 0.7
 
 
 def test_a_batch_is_what_was_sampled(tmp_path):

@@ -154,9 +154,9 @@ def test_the_proxy_is_the_weighted_sum_of_what_is_trained_on():
 def test_a_standardized_reward_is_compared_by_its_spread_at_the_start():
     """By its running mean it would stay where it is."""
     standardized = SelectedReward(name="function", label="proxy", standardize=True)
-    start, later = ([1.0, 3.0, 1.0, 3.0], START[1]), ([5.0, 7.0, 5.0, 7.0], OVER[1])
+    start, later = ([1.0, 5.0, 1.0, 5.0], START[1]), ([7.0, 11.0, 7.0, 11.0], OVER[1])
     watching = seen(watch(standardized, GOLD), start, later)
-    assert watching.looks[-1].rise == 4.0 and watching.stopped == 10
+    assert watching.looks[-1].rise == 6.0 / 2.0 and watching.stopped == 10
     constant = seen(watch(standardized, GOLD), START, OVER)
     assert constant.looks[-1].rise == 1.0
 
