@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 
+from trimtab.core.adapters import take_off
 from trimtab.core.config import ModelConfig
 from trimtab.core.model import compute_dtype, held_dtype, load_base, locate, set_checkpointing
-from trimtab.core.roles import take_off
 
 
 class Bases:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from trimtab.core.adapter_files import ADAPTER_CONFIG, adapter_folder, adapter_settings
+from trimtab.core.adapters import is_scalar
 from trimtab.core.build import Parts, build
 from trimtab.core.checkpoint import Checkpoint, newest
 from trimtab.core.config import ModelConfig, RunFile
@@ -23,7 +24,7 @@ from trimtab.core.paths import handed_over
 from trimtab.core.policy import POLICY
 from trimtab.core.precompute import look_up
 from trimtab.core.processes import Processes
-from trimtab.core.roles import Roles, is_scalar
+from trimtab.core.roles import Roles
 from trimtab.core.rundir import CONFIG, RunDirectory
 from trimtab.core.runfile import Registry as Checked
 from trimtab.core.runfile import load

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from trimtab.core.adapters import HEAD
 from trimtab.core.batches import Batch, Sequences
 from trimtab.core.batching import micro_batches
 from trimtab.core.errors import RunError, UserError
@@ -20,7 +21,7 @@ from trimtab.core.model import weights_hash
 from trimtab.core.objective import Needs
 from trimtab.core.policy import POLICY, REFERENCE
 from trimtab.core.reference_cache import fingerprint
-from trimtab.core.roles import HEAD, Roles
+from trimtab.core.roles import Roles
 
 
 class LanguageModel:

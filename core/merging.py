@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from trimtab.core.adapter_files import ADAPTER_CONFIG, adapter_folder, adapter_settings
+from trimtab.core.adapters import is_scalar, take_off
 from trimtab.core.bases import Bases
 from trimtab.core.batches import Batch, Demonstrations, sequences
 from trimtab.core.config import ModelConfig
@@ -24,7 +25,7 @@ from trimtab.core.files import read_json, write_json, write_whole
 from trimtab.core.lm import LanguageModel
 from trimtab.core.model import compute_dtype, device, load_base, load_tokenizer, micro_tokens
 from trimtab.core.policy import POLICY, REFERENCE
-from trimtab.core.roles import Roles, is_scalar, take_off
+from trimtab.core.roles import Roles
 from trimtab.core.source import Source
 from trimtab.core.stacking import adapted, check_plain
 from trimtab.core.training import TrainConfig

@@ -1,4 +1,4 @@
-"""Named adapters on one base: the only module that touches PEFT.
+"""Named adapters on one base.
 
 A role is an adapter, and for a scalar role a head. Adapters off is the base itself, bit for bit.
 Switching must enclose a role's forward *and* its backward: PEFT freezes the adapters it leaves, so
@@ -18,17 +18,24 @@ from typing import Any
 import torch
 from torch import nn
 
-from trimtab.core.adapter_files import ADAPTER_CONFIG, adapter_settings
+from trimtab.core.adapter_files import adapter_settings
+from trimtab.core.adapters import (
+    check_precision,
+    copy_adapter,
+    draw_head,
+    is_scalar,
+    lora,
+    name_base,
+    parameters_of,
+    put_head,
+    write_adapter,
+)
 from trimtab.core.config import AdapterConfig
-from trimtab.core.errors import RunError, UserError
-from trimtab.core.files import write_json
+from trimtab.core.errors import UserError
 from trimtab.core.policy import CRITIC, LANGUAGE_ROLES, POLICY, REFERENCE
 from trimtab.core.seeds import mixed
 from trimtab.core.stacking import adapted, check_plain, write_sum
 from trimtab.core.value_head import save_value_head, value_head
-
-HEAD = "score"
-"""What scalar roles train, by the name that ``AutoModelForSequenceClassification`` gives it."""
 
 START = "start"
 """The frozen adapter that is the reference, where the reference is not the base alone."""
@@ -36,30 +43,6 @@ START = "start"
 
 BELOW = "below"
 """The frozen adapter that the policy and the reference are stacked on, where there is one."""
-
-
-def is_scalar(folder: Path) -> bool:
-    """Does this adapter have a head that scores, and so belong to a scalar role?"""
-    return HEAD in (adapter_settings(folder).get("modules_to_save") or ())
-
-
-def take_off(base: Any) -> None:
-    """Take adapters, heads and hooks off a base. Roles that were on it must not be used again."""
-    from peft.tuners.tuners_utils import BaseTunerLayer
-
-    for name, module in list(base.named_modules()):
-        if isinstance(module, BaseTunerLayer):
-            base.set_submodule(name, module.get_base_layer())
-    for name in (HEAD, "peft_config"):
-        if hasattr(base, name):
-            delattr(base, name)
-    base.disable_input_require_grads()
-    hooks = base.get_input_embeddings()._forward_hooks
-    for key, hook in list(hooks.items()):  # PEFT puts it there again, and forgets the first one
-        if getattr(hook, "__name__", "").startswith("make_inputs_require_grad"):
-            del hooks[key]
-    base.train()
-    base.requires_grad_(False)
 
 
 class Roles:
@@ -106,15 +89,15 @@ class Roles:
         if adapter is None and (scalar or frozen_roles):
             raise UserError("roles beside the policy need model.adapter, and it is null")
         if self.headed:
-            self._put_head()
+            put_head(base)
         if adapter is None:
             base.requires_grad_(not frozen)
             return
         for role in [POLICY] * policy + list(scalar):
             torch.manual_seed(seed if role == self.names[0] else mixed(seed, role))
-            self._add(role, self._lora(adapter, role in self.scalar))
+            self._add(role, lora(adapter, scalar=role in self.scalar, headed=self.headed))
             if role in self.scalar:
-                self._draw_head(role, zero=role in zero_heads)
+                draw_head(self.named_parameters(role), zero=role in zero_heads)
         for role, folder in frozen_roles.items():
             self._load(folder, role)
 
@@ -127,7 +110,7 @@ class Roles:
         roles.names = list(folders)
         roles.scalar = frozenset(role for role in folders if is_scalar(folders[role]))
         if roles.scalar:
-            roles._put_head()
+            put_head(base)
         for role, folder in folders.items():
             if roles.peft is None:
                 roles.peft = PeftModel.from_pretrained(base, folder, adapter_name=role)
@@ -184,7 +167,7 @@ class Roles:
         starting = [POLICY] if POLICY in self.names else self.names
         self.active = None
         for role in starting:
-            self._copy(START, role)
+            copy_adapter(self.peft, START, role)
         if POLICY not in self.names:
             self.peft.delete_adapter(START)
             self.peft.set_adapter(self.names[0])
@@ -203,7 +186,7 @@ class Roles:
         for parameter in self.parameters(START):
             parameter.requires_grad_(False)
         self.active = None
-        self._copy(POLICY, START)
+        copy_adapter(self.peft, POLICY, START)
 
     def start(self) -> dict[str, nn.Parameter]:
         """The frozen copy that is the reference, by PEFT's names."""
@@ -230,11 +213,7 @@ class Roles:
             return dict(self.trunk.named_parameters())
         if self.peft is None:
             return dict(self.base.named_parameters())
-        return {
-            name.replace(f".{role}.", ".").removesuffix(f".{role}"): parameter
-            for name, parameter in self.peft.named_parameters()
-            if f".{role}." in name or name.endswith(f".{role}")
-        }
+        return parameters_of(self.peft, role)
 
     def adapter_hash(self, role: str) -> str | None:
         """Of a role's adapter as it is now; None where the role is the base itself."""
@@ -274,24 +253,10 @@ class Roles:
         if self.peft is None:
             self.base.save_pretrained(folder)
             return
-        self.peft.save_pretrained(folder, selected_adapters=[role], save_embedding_layers=False)
-        for path in (folder / role).iterdir():
-            path.replace(folder / path.name)
-        (folder / role).rmdir()
-        (folder / "README.md").unlink(missing_ok=True)
+        write_adapter(self.peft, role, folder)
         if len(adapters := self.adapters(role)) > 1:
             write_sum(self.base, adapters, folder)
-        settings = {**adapter_settings(folder), "base_model_name_or_path": base_name}
-        if not self.is_scalar(role):  # the model that it is put on has no head
-            settings["exclude_modules"] = None
-            if isinstance(settings["target_modules"], list):
-                settings["target_modules"] = sorted({*settings["target_modules"]} - {HEAD})
-        write_json(folder / ADAPTER_CONFIG, settings)
-
-    def _put_head(self) -> None:
-        """What PEFT makes each scalar role's own head from."""
-        width = self.base.config.get_text_config().hidden_size
-        setattr(self.base, HEAD, nn.Linear(width, 1, bias=False, device=self.base.device))
+        name_base(folder, base_name, headed=self.is_scalar(role))
 
     def _activate(self, name: str) -> None:
         if name == self.active:
@@ -325,20 +290,6 @@ class Roles:
                 parameter.requires_grad_(False)
         self.active = name
 
-    def _lora(self, adapter: AdapterConfig, scalar: bool) -> Any:
-        from peft import LoraConfig, TaskType
-
-        targets = adapter.targets
-        return LoraConfig(
-            r=adapter.rank,
-            lora_alpha=adapter.alpha or 2 * adapter.rank,  # type: ignore[arg-type]
-            target_modules=targets if isinstance(targets, str) else list(targets),
-            lora_dropout=adapter.dropout,
-            exclude_modules=[HEAD] if self.headed else None,
-            modules_to_save=[HEAD] if scalar else None,
-            task_type=TaskType.SEQ_CLS if scalar else TaskType.CAUSAL_LM,
-        )
-
     def _add(self, role: str, config: Any) -> None:
         from peft import PeftModel, get_peft_model
 
@@ -351,7 +302,7 @@ class Roles:
                 self.peft.add_adapter(role, config)
         except ValueError as error:
             raise UserError(f"model.adapter does not fit this model: {error}") from error
-        self._check_precision(role)
+        check_precision(self.named_parameters(role), role)
 
     def _load(self, folder: Path, name: str) -> None:
         """Put a trained adapter on the base, frozen."""
@@ -361,45 +312,9 @@ class Roles:
         except (ValueError, RuntimeError) as error:
             raise UserError(f"the adapter in {folder} does not fit this model: {error}") from error
         self.peft.train()  # PEFT has put the model into eval(), which 4-bit weights do not survive
-        self._check_precision(name)
-        for path, parameter in self.named_parameters(name).items():
+        parameters = self.named_parameters(name)
+        check_precision(parameters, name)
+        for path, parameter in parameters.items():
             parameter.requires_grad_(False)
             if not bool(torch.isfinite(parameter).all()):
                 raise UserError(f"{path} of the adapter in {folder} is not finite")
-
-    @torch.no_grad()
-    def _copy(self, source: str, target: str) -> None:
-        given = self.named_parameters(source)
-        wanted = {
-            name: parameter
-            for name, parameter in self.named_parameters(target).items()
-            if "lora_" in name or name in given
-        }
-        if {k: p.shape for k, p in given.items()} != {k: p.shape for k, p in wanted.items()}:
-            start = self.peft.peft_config[source]
-            raise UserError(
-                "model.adapter differs from the adapter that model.start names: it has "
-                f"rank {start.r} on {sorted(start.target_modules)}"
-            )
-        for _, layer in adapted(self.base, [source]):
-            if layer.scaling[source] != layer.scaling[target]:
-                raise UserError(
-                    "model.adapter differs from the adapter that model.start names: that one "
-                    f"scales its update by {layer.scaling[source]:g}, and alpha / rank is "
-                    f"{layer.scaling[target]:g} here. Give model.adapter.alpha"
-                )
-        for path, parameter in wanted.items():
-            parameter.copy_(given[path])
-
-    @torch.no_grad()
-    def _draw_head(self, role: str, *, zero: bool) -> None:
-        """Normal with variance 1 / (hidden size + 1), as Ouyang et al. 2022 start theirs; or 0."""
-        for name, parameter in self.named_parameters(role).items():
-            if "lora_" not in name:
-                parameter.normal_(std=(parameter.shape[-1] + 1) ** -0.5).mul_(0.0 if zero else 1.0)
-
-    def _check_precision(self, role: str) -> None:
-        """bf16 adapters do not learn at small learning rates: an update is below their spacing."""
-        for name, parameter in self.named_parameters(role).items():
-            if parameter.dtype != torch.float32:
-                raise RunError(f"{name} of role {role!r} is {parameter.dtype}, not float32")

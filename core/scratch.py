@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from trimtab.core.roles import HEAD
+from trimtab.core.adapters import HEAD
 
 
 @torch.no_grad()

@@ -49,8 +49,8 @@ def ended(run: Path, plugins: Plugins) -> None:
     """The path of what was made, and what to try next; from one of several processes."""
     if os.environ.get("RANK", "0") != "0":
         return
+    from trimtab.core.adapters import is_scalar
     from trimtab.core.finished import result
-    from trimtab.core.roles import is_scalar
 
     if data := _made_last(run):
         typer.echo(f"\nmade  {data}\ntry   trimtab data check {data}")
