@@ -37,10 +37,12 @@ class LocalPath:
     again where what is there has changed.
     """
 
-    def __init__(self, modules_of: str | None = None) -> None:
+    def __init__(self, modules_of: str | None = None, awaited: bool = False) -> None:
         self.modules_of = modules_of
         """The path is a folder in which Python modules are looked for, and this option beside it,
         ``module:callable``, says which: that module alone is what counts of the folder."""
+        self.awaited = awaited
+        """It is a path also where nothing is yet. Another one may name something elsewhere."""
 
 
 class Config(BaseModel):

@@ -77,11 +77,11 @@ def checked(plain: Any) -> RunFile:
 
 
 def absolute(file: RunFile, registry: Registry) -> RunFile:
-    """The paths that exist made absolute, so that a run can be resumed from anywhere."""
+    """The paths that exist, or are awaited, made absolute: a run can be resumed from anywhere."""
     plain = file.model_dump(mode="json")
-    for place, _ in marked(file, registry):
+    for place, mark in marked(file, registry):
         there = Path(at(plain, place)).expanduser()
-        if there.exists():
+        if mark.awaited or there.exists():
             put(plain, place, str(there.resolve()))
     return checked(plain)
 

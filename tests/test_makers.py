@@ -541,6 +541,17 @@ def test_people_label_through_files_until_all_is_labelled(tmp_path):
     ]
 
 
+def test_what_people_label_is_written_in_their_letters_a_line_each(tmp_path):
+    rows = [{"prompt": "Où?", "responses": [" là 🎬", " a\u2028b\u0085c"]}]
+    with pytest.raises(UserError, match="1 of 1 pairs have no label yet"):
+        labelled(tmp_path, rows=rows, options={"by": "file"}, directory=tmp_path)
+    text = (tmp_path / "to_label.jsonl").read_text(encoding="utf-8")
+    assert "Où?" in text
+    assert "là 🎬" in text
+    (line,) = text.splitlines()
+    assert json.loads(line)["b"] == " a\u2028b\u0085c"
+
+
 def test_bad_labels_are_told_with_their_lines(tmp_path):
     write_jsonl(tmp_path / "labels.jsonl", [{"id": "x", "winner": "c"}, b"{", {"winner": "a"}])
     with pytest.raises(UserError) as raised:

@@ -152,3 +152,19 @@ def test_local_paths_are_kept_absolute_those_of_plugins_too(tmp_path, monkeypatc
     file = absolute(asked, plugins)
     assert file.model.name == file.reference.options["model"] == str(world.model)
     assert (file.data.train, file.data.eval) == (str(world.pairs), "owner/name")
+
+
+def test_a_file_of_labels_that_is_not_there_yet_is_awaited_where_the_run_was_started(
+    tmp_path, monkeypatch
+):
+    world = World.make(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    settings = world.settings(source={"name": "labels", "by": "file", "file": "labels.jsonl"})
+    del settings["objective"]
+    plugins = Plugins()
+    written = tmp_path / "file.yaml"
+    written.write_text(json.dumps(settings))
+    asked = load(written, (), plugins).stages[0].run
+    source = absolute(asked, plugins).source
+    assert source is not None
+    assert source.options["file"] == str(tmp_path.resolve() / "labels.jsonl")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -42,7 +44,7 @@ class ByFile:
         self.file = Path(file).expanduser() if file else self.home / LABELS
         wanted = {_id(row, a, b): _asked(row, a, b) for row in rows for a, b in pairs(row)}
         if setting.processes.main:
-            lines = (to_json({"id": key, **asked}) + "\n" for key, asked in wanted.items())
+            lines = (_readable({"id": key, **asked}) + "\n" for key, asked in wanted.items())
             write_atomically(self.home / TO_LABEL, "".join(lines))
         self.votes = _votes(self.file)
         missing = len(wanted.keys() - self.votes.keys())
@@ -117,6 +119,12 @@ def _fault(row: Row) -> str | None:
     if row.columns.get("winner") not in _WINNERS:
         return f"winner is {row.columns.get('winner')!r}, not 'a', 'b' or 'tie'"
     return None
+
+
+def _readable(asked: Mapping[str, Any]) -> str:
+    """As JSON in one line that people read: letters of all scripts as they are."""
+    text = json.dumps(asked, ensure_ascii=False)
+    return re.sub("[\x85\u2028\u2029\ud800-\udfff]", lambda end: json.dumps(end[0])[1:-1], text)
 
 
 def _whole(directory: Path) -> Path:

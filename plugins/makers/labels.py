@@ -45,7 +45,7 @@ class LabelsConfig(Config):
     soft: bool = False
     """Write P(chosen is better) as ``preference``: sigmoid(r_a - r_b), or what the judge says."""
 
-    file: Annotated[str | None, LocalPath()] = None
+    file: Annotated[str | None, LocalPath(awaited=True)] = None
     """Of ``by: file``: where the labels are; null is ``labels.jsonl`` in the stage's directory."""
 
     earlier: Annotated[list[str], LocalPath()] = []
