@@ -285,13 +285,14 @@ def test_the_best_of_each_prompt_is_kept_with_the_mean_of_all(tmp_path):
     assert len(read_again(tmp_path, rows, DEMONSTRATIONS).train) == 8
 
 
-def test_a_share_keeps_the_highest_rewards_in_their_order(tmp_path):
+@pytest.mark.parametrize("share, count", [(0.01, 1), (0.25, 2), (0.35, 3), (0.7, 6)])
+def test_a_share_keeps_the_highest_rewards_in_their_order(tmp_path, share, count):
     given = setting(tmp_path, prompts(8), Count)
     whole = all_of(opened(Best, BestConfig(), given))[0]
-    some = all_of(opened(Best, BestConfig(share=0.25), given))[0]
-    assert some == [row for row in whole if row in some] and len(some) == 2
+    some = all_of(opened(Best, BestConfig(share=share), given))[0]
+    assert some == [row for row in whole if row in some] and len(some) == count
     least = min(row["reward"] for row in some)
-    assert sum(row["reward"] > least for row in whole) < 2
+    assert sum(row["reward"] > least for row in whole) < count
 
 
 def test_what_is_below_the_least_is_dropped_with_its_number(tmp_path):
@@ -361,6 +362,29 @@ def test_the_pairs_on_which_the_members_disagree_most_are_chosen(tmp_path):
     assert [r["disagreement"] for r in rows] == pytest.approx(sorted(by_row.values())[:-6:-1])
 
 
+class Third(Ensemble):
+    """A third member, which cannot judge what ends in 7."""
+
+    def _two(self, text):
+        unknown = None if text[-1] == "7" else 0.5
+        return Score(1.0, {**members(text), "three": unknown})
+
+    def describe(self):
+        return {"members": dict.fromkeys(("one", "two", "three"), 0.0)}
+
+
+def test_a_response_that_one_member_cannot_judge_is_in_no_pair(tmp_path):
+    config = SelectionConfig(budget=100, per_prompt=3)
+    made = opened(Selection, config, setting(tmp_path, ANSWERED, Third))
+    rows, steps = all_of(made)
+    judged = [[text for text in row["responses"] if text[-1] != "7"] for row in ANSWERED]
+    assert len(rows) == sum(math.comb(len(texts), 2) for texts in judged) == 19
+    assert not any(text[-1] == "7" for row in rows for text in row["responses"])
+    (dropped,) = (one for step in steps for one in step.dropped)
+    reason = "fewer than two responses have a score of every member"
+    assert dropped == {"row": 7, "reason": reason}
+
+
 def test_several_pairs_of_a_prompt_may_be_chosen(tmp_path):
     given = setting(tmp_path, ANSWERED, Ensemble)
     config = SelectionConfig(budget=100, per_prompt=3)
@@ -376,6 +400,15 @@ def test_at_random_the_budget_is_the_same_and_no_reward_is_asked(tmp_path):
     assert rows == all_of(made, 8)[0] and len(rows) == 5
     other = all_of(opened(Selection, config, setting(tmp_path, ANSWERED, seed=4)))[0]
     assert other != rows and "disagreement" not in rows[0]
+
+
+def test_at_random_every_pair_of_a_row_is_as_likely(tmp_path):
+    rows = [{"prompt": f"Question {n}:", "responses": [" a", " b", " c"]} for n in range(300)]
+    config = SelectionConfig(by="random", budget=300)
+    made, _ = all_of(opened(Selection, config, setting(tmp_path, rows)), 50)
+    counts = Counter("".join(row["responses"]) for row in made)
+    assert counts.total() == 300 and counts.keys() == {" a b", " a c", " b c"}
+    assert all(abs(count - 100) < 4 * math.sqrt(300 * 2 / 9) for count in counts.values())
 
 
 def test_what_the_data_says_of_its_responses_is_not_kept(tmp_path):
@@ -433,6 +466,17 @@ def test_noise_draws_the_winner_with_its_probability(tmp_path):
     assert abs(share - expected) < 4 * math.sqrt(expected * (1 - expected) / 400)
     other, _ = labelled(tmp_path, Count, rows=pairs, options=options, steps_of=399)
     assert other == rows
+
+
+def test_noise_is_drawn_for_each_pair_of_a_row_by_itself(tmp_path):
+    """Of three fair draws all fall alike in a quarter of the rows."""
+    rows = [{"prompt": f"Question {n}:", "responses": [" a", " b", " c"]} for n in range(300)]
+    options = {"noise": "bradley_terry", "pairs": "all"}
+    made, _ = labelled(tmp_path, Count, rows=rows, options=options, steps_of=100)
+    assert len(made) == 900
+    earlier = [row["chosen"] < row["rejected"] for row in made]
+    alike = sum(len(set(earlier[n : n + 3])) == 1 for n in range(0, 900, 3))
+    assert abs(alike - 75) < 4 * math.sqrt(300 * 3 / 16)
 
 
 def test_ties_make_no_row_and_are_counted(tmp_path):
@@ -505,10 +549,31 @@ def test_a_judge_labels_and_its_abstentions_are_counted(tmp_path):
     assert {one.prompt for one in judge.asked} == {f"Question {n}?" for n in range(5, 9)}
 
 
+def test_two_processes_share_what_a_judge_is_asked(tmp_path):
+    judge = Shorter(Config())
+    given = setting(tmp_path, ANSWERED, judge=judge)
+    config = LabelsConfig(by="judge", pairs="all", soft=True)
+    whole = opened(Labels, config, given).make(None, 0, 5)
+    shares, asked = [], []
+    for rank in (0, 1):
+        one = OneOf(rank, [[{}, {}]])
+        with pytest.raises(KeyError):
+            opened(Labels, config, replace(given, processes=one)).make(None, 0, 5)
+        shares.append(one.given[0])
+        asked.append(len(judge.asked))
+    assert asked == [3 * 3, 2 * 3]
+    both = OneOf(1, [shares])
+    assert opened(Labels, config, replace(given, processes=both)).make(None, 0, 5) == whole
+
+
 def test_by_a_judge_the_best_is_the_one_that_wins_most(tmp_path):
     judge = Shorter(Config())
-    made, _ = labelled(tmp_path, rows=ANSWERED[:2], options={"by": "judge"}, judge=judge)
-    assert [(row["chosen"][:2], row["rejected"][:2]) for row in made] == [(" a", " c")] * 2
+    rows = [
+        {**row, "responses": [row["responses"][place] for place in places]}
+        for row, places in zip(ANSWERED, ([0, 1, 2], [1, 2, 0], [2, 1, 0]), strict=False)
+    ]
+    made, _ = labelled(tmp_path, rows=rows, options={"by": "judge"}, judge=judge)
+    assert [(row["chosen"][:2], row["rejected"][:2]) for row in made] == [(" a", " c")] * 3
 
 
 def test_people_label_through_files_until_all_is_labelled(tmp_path):
