@@ -110,11 +110,15 @@ def remove(path: Path) -> None:
     _delete(doomed)
 
 
+def leftovers(folder: Path) -> list[Path]:
+    """What writers are at work on here, or died over."""
+    return sorted(e for e in folder.iterdir() if e.name.startswith((STAGING, REMOVING)))
+
+
 def remove_leftovers(folder: Path) -> None:
     """Delete what dead writers left here. Only for the one process that may write here."""
-    for entry in sorted(folder.iterdir()):
-        if entry.name.startswith((STAGING, REMOVING)):
-            _delete(entry)
+    for entry in leftovers(folder):
+        _delete(entry)
 
 
 def _delete(path: Path) -> None:

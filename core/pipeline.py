@@ -188,6 +188,8 @@ class Pipeline:
 def _execute(run: Run) -> Path:
     """Carry out one run, unless it is finished, and measure what it costs."""
     if _is_finished(run):
+        if run.processes.main:
+            run.directory.tidy()
         run.note(f"{run.directory.path} is finished: nothing is left to do")
         return run.directory.path
     registry: Any = run.registry

@@ -7,7 +7,7 @@ import json
 import os
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -19,6 +19,7 @@ from trimtab.core.files import (
     DamagedFile,
     fsync_directory,
     fsync_file,
+    leftovers,
     read_json,
     remove_leftovers,
     to_json,
@@ -179,6 +180,12 @@ class RunDirectory:
                 if folder.is_dir():
                     remove_leftovers(folder)
             yield
+
+    def tidy(self) -> None:
+        """Delete what a death left in a run that nobody goes on with, where that can be done."""
+        if leftovers(self.path):
+            with suppress(OSError, UserError), self.lock():
+                pass
 
     def set_state(self, state: State, step: int, error: str | None = None) -> None:
         """Say in ``run.json`` how the run stands, after so many steps."""
