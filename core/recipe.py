@@ -84,6 +84,19 @@ class Around:
         """``train.seed``."""
         return int(self.section("train").get("seed", 0))
 
+    def refuse_source(self) -> None:
+        """``UserError`` where a source is given, for recipes that have their own."""
+        if self.sections.get("source") is not None:
+            raise UserError("the source is the recipe's own: leave the section source out")
+
+    def want_rewards(self, what: str) -> None:
+        """``UserError`` unless a reward counts. ``what`` is for it, such as "pairs are made"."""
+        if not self.counting:
+            raise UserError(
+                f"{what} by reward, and the run file names none that counts: give "
+                "reward: [{name: ...}] (trimtab plugins lists them)"
+            )
+
     def making(self, seed: int) -> dict[str, Any]:
         """The sections of a part that makes a data set, where they are not those around: without
         an objective and what belongs to one."""

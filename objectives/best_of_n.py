@@ -9,7 +9,6 @@ from annotated_types import Ge, Gt, Le
 
 from trimtab import Around, Config, Demonstrations, Part, Recipe, hookimpl
 from trimtab.core.config import Selected
-from trimtab.core.errors import UserError
 from trimtab.core.options import LocalPath, OfKind
 from trimtab.core.recipe import OptionError
 
@@ -68,13 +67,8 @@ class BestOfN(Recipe[BestOfNConfig]):
     options = BestOfNConfig
 
     def expand(self, around: Around) -> Sequence[Part]:
-        if around.sections.get("source") is not None:
-            raise UserError("the source is the recipe's own: leave the section source out")
-        if not around.counting:
-            raise UserError(
-                "the best completion is the best by reward, and the run file names none that "
-                "counts: give reward: [{name: ...}] (trimtab plugins lists them)"
-            )
+        around.refuse_source()
+        around.want_rewards("the best completion is the best")
         group = around.section("rollout").get("group")
         if group not in (None, self.config.n):
             raise OptionError(

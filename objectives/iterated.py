@@ -38,8 +38,7 @@ class Iterated(Recipe[IteratedConfig]):
     options = IteratedConfig
 
     def expand(self, around: Around) -> Sequence[Part]:
-        if around.sections.get("source") is not None:
-            raise UserError("the source is the recipe's own: leave the section source out")
+        around.refuse_source()
         return [
             part
             for number in range(1, self.config.rounds + 1)

@@ -9,7 +9,6 @@ from annotated_types import Ge
 
 from trimtab import Around, Config, Pairs, Part, Recipe, hookimpl
 from trimtab.core.config import Selected
-from trimtab.core.errors import UserError
 from trimtab.core.options import OfKind
 
 TWO = 2
@@ -51,13 +50,8 @@ class OnlineDPO(Recipe[OnlineDPOConfig]):
 
     def expand(self, around: Around) -> Sequence[Part]:
         config = self.config
-        if around.sections.get("source") is not None:
-            raise UserError("the source is the recipe's own: leave the section source out")
-        if not around.counting:
-            raise UserError(
-                "pairs are made by reward, and the run file names none that counts: give "
-                "reward: [{name: ...}] (trimtab plugins lists them)"
-            )
+        around.refuse_source()
+        around.want_rewards("pairs are made")
         rollout = around.section("rollout")
         return [
             Part(
