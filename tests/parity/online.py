@@ -10,17 +10,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from parity.peer import Result
-from tiny import DEVICE
+from parity.peer import TOLERANCE, Result
+from tiny import DEVICE, relative
 from torch import Tensor
+from torch.testing import assert_close
 
 from trimtab.benchmarks.trl_trainer import adapter
-from trimtab.core.batches import Rollouts
+from trimtab.core.batches import Rollouts, sequences
 from trimtab.core.columns import annotate, prepare
 from trimtab.core.config import ModelConfig
 from trimtab.core.gradient import accumulate
@@ -30,7 +32,8 @@ from trimtab.core.model import load_base, load_tokenizer
 from trimtab.core.objective import Objective
 from trimtab.plugins.references.adapter_off import AdapterOff, AdapterOffConfig
 
-PADDING = 2
+PADDING = EOS = 2
+GROUPS, GROUP, LIMIT = 3, 4, 16
 
 Weights = dict[str, Tensor]
 """Of the adapter, by PEFT's names without its own."""
@@ -39,6 +42,58 @@ Weights = dict[str, Tensor]
 def weights(model: LanguageModel) -> Weights:
     """A copy."""
     return {name: p.detach().clone() for name, p in _parameters(model).items()}
+
+
+def nudged(old: Weights, size: float) -> Weights:
+    """These, with noise of this size on B."""
+    generator = torch.Generator().manual_seed(4)
+    return {
+        name: value + size * torch.randn(value.shape, generator=generator) * ("lora_B" in name)
+        for name, value in old.items()
+    }
+
+
+def rollouts(noise: float = 0.0) -> Rollouts:
+    """Groups of ragged completions, one of which did not end; rewards of the last are equal.
+
+    ``noise`` is the standard deviation of what the sampler recorded as their log-probs.
+    """
+    generator = torch.Generator().manual_seed(3)
+
+    def ids(length: int) -> list[int]:
+        return torch.randint(3, 49000, (length,), generator=generator).tolist()
+
+    prompts = [one for g in range(GROUPS) for one in [ids(4 + 3 * g)] * GROUP]
+    completions = [[*ids(2 + (5 * i) % 11), EOS] for i in range(GROUPS * GROUP)]
+    completions[1][-1] = 17
+    reward_N = torch.randn(GROUPS * GROUP, generator=generator)
+    reward_N[-GROUP:] = 1.0
+    responses = sequences(prompts, completions)
+    noise_NT = noise * torch.randn(responses.tokens_NT.shape, generator=generator)
+    truncated_N = torch.zeros(GROUPS * GROUP, dtype=torch.bool)
+    truncated_N[1] = True
+    return Rollouts(
+        replace(responses, maybe_sampled_NT=noise_NT),
+        reward_N,
+        torch.arange(GROUPS).repeat_interleave(GROUP),
+        truncated_N,
+        torch.arange(GROUPS * GROUP),
+        LIMIT,
+    )
+
+
+def assert_gradients(one: Result, other: Result, factor: float = 1.0) -> None:
+    """Every one, of which no one may be zero."""
+    assert one.gradients.keys() == other.gradients.keys()
+    for name, gradient in one.gradients.items():
+        assert relative(gradient * factor, other.gradients[name]) < TOLERANCE, name
+
+
+def assert_same(one: tuple[Result, Tensor], other: tuple[Result, Tensor]) -> None:
+    """Advantages, every gradient, and the loss by the size of the advantages that cancel in it."""
+    assert_close(one[1], other[1], rtol=TOLERANCE, atol=TOLERANCE)
+    assert abs(one[0].loss - other[0].loss) < TOLERANCE * float(other[1].abs().mean())
+    assert_gradients(one[0], other[0])
 
 
 @torch.no_grad()

@@ -20,13 +20,18 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-import torch
-from parity.online import load, ours, trl, weights
-from parity.peer import CUTS, TOLERANCE, WARNINGS
-from tiny import policy, relative
-from torch.testing import assert_close
+from parity.online import (
+    assert_same,
+    load,
+    nudged,
+    ours,
+    rollouts,
+    trl,
+    weights,
+)
+from parity.peer import CUTS, WARNINGS
+from tiny import policy
 
-from trimtab.core.batches import Rollouts, sequences
 from trimtab.core.columns import annotate, prepare
 from trimtab.core.gradient import accumulate
 from trimtab.objectives.grpo import GRPO
@@ -34,8 +39,6 @@ from trimtab.objectives.grpo import GRPO
 GIVEN = "ignore:You are using 'rollout_func':UserWarning"
 
 pytestmark = [pytest.mark.filterwarnings(warning) for warning in (*WARNINGS, GIVEN)]
-
-GROUPS, GROUP, LIMIT, EOS = 3, 4, 16, 2
 
 BOTH = {
     "grpo": ({}, {"loss_type": "grpo"}),
@@ -86,33 +89,7 @@ BOTH = {
 """Ours and TRL's options."""
 
 
-def rollouts() -> Rollouts:
-    """Groups of ragged completions, one of which did not end; rewards of the last are equal."""
-    generator = torch.Generator().manual_seed(3)
-
-    def ids(length: int) -> list[int]:
-        return torch.randint(3, 49000, (length,), generator=generator).tolist()
-
-    prompts = [one for g in range(GROUPS) for one in [ids(4 + 3 * g)] * GROUP]
-    completions = [[*ids(2 + (5 * i) % 11), EOS] for i in range(GROUPS * GROUP)]
-    completions[1][-1] = 17
-    reward_N = torch.randn(GROUPS * GROUP, generator=generator)
-    reward_N[-GROUP:] = 1.0
-    responses = sequences(prompts, completions)
-    noise_NT = 0.2 * torch.randn(responses.tokens_NT.shape, generator=generator)
-    truncated_N = torch.zeros(GROUPS * GROUP, dtype=torch.bool)
-    truncated_N[1] = True
-    return Rollouts(
-        replace(responses, maybe_sampled_NT=noise_NT),
-        reward_N,
-        torch.arange(GROUPS).repeat_interleave(GROUP),
-        truncated_N,
-        torch.arange(GROUPS * GROUP),
-        LIMIT,
-    )
-
-
-ROLLOUTS = rollouts()
+ROLLOUTS = rollouts(noise=0.2)
 
 
 @pytest.fixture(scope="module")
@@ -127,26 +104,12 @@ def old(model):
 
 @pytest.fixture(scope="module")
 def new(old):
-    generator = torch.Generator().manual_seed(4)
-    return {
-        name: value + 0.03 * torch.randn(value.shape, generator=generator) * ("lora_B" in name)
-        for name, value in old.items()
-    }
+    return nudged(old, 0.03)
 
 
 def by_ours(model, batch, old, new, cut="all rows", **options):
     updates = {} if old is new else {"epochs": 2}
     return ours(model, GRPO(GRPO.options(**updates | options)), batch, old, new, CUTS[cut])
-
-
-def assert_same(one, other):
-    """Advantages, every gradient, and the loss by the size of the advantages that cancel in it."""
-    assert_close(one[1], other[1], rtol=TOLERANCE, atol=TOLERANCE)
-    size = float(other[1].abs().mean())
-    assert abs(one[0].loss - other[0].loss) < TOLERANCE * size
-    assert one[0].gradients.keys() == other[0].gradients.keys()
-    for name, gradient in one[0].gradients.items():
-        assert relative(gradient, other[0].gradients[name]) < TOLERANCE, name
 
 
 FEW = ("k3 x ratio", "sequences")

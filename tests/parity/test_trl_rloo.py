@@ -19,19 +19,28 @@ from dataclasses import replace
 
 import pytest
 import torch
-from parity.online import load, ours, trl, weights
+from parity.online import (
+    GROUP,
+    GROUPS,
+    assert_gradients,
+    assert_same,
+    load,
+    nudged,
+    ours,
+    rollouts,
+    trl,
+    weights,
+)
 from parity.peer import CUTS, TOLERANCE, WARNINGS
-from tiny import policy, relative
+from tiny import policy
 from torch.testing import assert_close
 
-from trimtab.core.batches import Rollouts, sequences
 from trimtab.core.columns import annotate, prepare
 from trimtab.core.gradient import accumulate
 from trimtab.objectives.rloo import RLOO
 
 pytestmark = [pytest.mark.filterwarnings(warning) for warning in WARNINGS]
 
-GROUPS, GROUP, LIMIT, EOS = 3, 4, 16, 2
 ROWS = GROUPS * GROUP
 
 BOTH = {
@@ -45,31 +54,6 @@ BOTH = {
     ),
 }
 """Ours and TRL's options."""
-
-
-def rollouts() -> Rollouts:
-    """Groups of ragged completions, one of which did not end; rewards of the last are equal."""
-    generator = torch.Generator().manual_seed(3)
-
-    def ids(length: int) -> list[int]:
-        return torch.randint(3, 49000, (length,), generator=generator).tolist()
-
-    prompts = [one for g in range(GROUPS) for one in [ids(4 + 3 * g)] * GROUP]
-    completions = [[*ids(2 + (5 * i) % 11), EOS] for i in range(ROWS)]
-    completions[1][-1] = 17
-    reward_N = torch.randn(ROWS, generator=generator)
-    reward_N[-GROUP:] = 1.0
-    truncated_N = torch.zeros(ROWS, dtype=torch.bool)
-    truncated_N[1] = True
-    responses = sequences(prompts, completions)
-    return Rollouts(
-        replace(responses, maybe_sampled_NT=torch.zeros(responses.tokens_NT.shape)),
-        reward_N,
-        torch.arange(GROUPS).repeat_interleave(GROUP),
-        truncated_N,
-        torch.arange(ROWS),
-        LIMIT,
-    )
 
 
 ROLLOUTS = rollouts()
@@ -87,11 +71,7 @@ def old(model):
 
 @pytest.fixture(scope="module")
 def new(old):
-    generator = torch.Generator().manual_seed(4)
-    return {
-        name: value + 0.01 * torch.randn(value.shape, generator=generator) * ("lora_B" in name)
-        for name, value in old.items()
-    }
+    return nudged(old, 0.01)
 
 
 def by_ours(model, batch, old, new, cut="all rows", **options):
@@ -101,20 +81,6 @@ def by_ours(model, batch, old, new, cut="all rows", **options):
 
 def by_trl(model, folder, batch, old, new, options):
     return trl(model, folder, batch, old, new, options, kind="RLOO")
-
-
-def assert_gradients(one, other, factor=1.0):
-    """Every one, of which no one may be zero."""
-    assert one.gradients.keys() == other.gradients.keys()
-    for name, gradient in one.gradients.items():
-        assert relative(gradient * factor, other.gradients[name]) < TOLERANCE, name
-
-
-def assert_same(one, other):
-    """Advantages, every gradient, and the loss by the size of the advantages that cancel in it."""
-    assert_close(one[1], other[1], rtol=TOLERANCE, atol=TOLERANCE)
-    assert abs(one[0].loss - other[0].loss) < TOLERANCE * float(other[1].abs().mean())
-    assert_gradients(one[0], other[0])
 
 
 @pytest.mark.parametrize(
