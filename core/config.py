@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
 from annotated_types import Ge, Le
-from pydantic import ConfigDict, Field, ValidationError, model_validator
+from pydantic import ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from trimtab.core.errors import suggestion
@@ -142,6 +142,13 @@ class DataConfig(Config):
 
     max_dropped: Annotated[float, Ge(0)] = 0.1
     """A larger share of dropped rows stops the run before it trains."""
+
+    @field_validator("train")
+    @classmethod
+    def _names_a_table(cls, train: str | list[str]) -> str | list[str]:
+        if not train:
+            raise ValueError("this is empty: name the tables to train on")
+        return train
 
     @property
     def tables(self) -> list[str]:

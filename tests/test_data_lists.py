@@ -6,6 +6,7 @@ import json
 
 import pytest
 from data_fixtures import opened, smollm, write_jsonl
+from pydantic import ValidationError
 
 from trimtab import Demonstrations, Pairs
 from trimtab.core.config import DataConfig, RolloutConfig
@@ -126,9 +127,10 @@ def test_a_conversion_numbers_the_rows_that_it_makes_on(tmp_path):
     assert numbers(read.train) == [1, 2, 3, 4]
 
 
-def test_an_empty_list_is_refused():
-    with pytest.raises(UserError, match="data.train is an empty list"):
-        corpus([])
+def test_no_table_at_all_is_refused():
+    for none in ([], ""):
+        with pytest.raises(ValidationError, match="this is empty: name the tables to train on"):
+            DataConfig(train=none)
 
 
 def test_a_list_of_one_is_that_table(tmp_path):

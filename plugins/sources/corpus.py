@@ -117,8 +117,6 @@ def read_corpus(data: DataConfig, kind: Kind, tokenizer: Any) -> Corpus:
     conversion = conversion_for(kind, data.convert)
     read_as = named(conversion.reads) if conversion else kind
     tables = [(name, open_table(name, read_as)) for name in data.tables]
-    if not tables:
-        raise UserError("data.train is an empty list: name the tables to train on")
     trained = _loaded([(name, table.train) for name, table in tables], kind, encoder, data)
     own = [(name, table.held_out) for name, table in tables if table.held_out is not None]
     apart = [(f"{name} (held out)", rows) for name, rows in own]
