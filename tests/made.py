@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
 from types import ModuleType
 from typing import Annotated, Any, Literal
 
+import pytest
 from annotated_types import Gt
 
 from trimtab import Config, hookimpl
+from trimtab.core.runfile import Plan, RunFileError, load
 from trimtab.plugins.admission import KINDS
 from trimtab.plugins.registry import OURS, Distribution, Plugins
 
@@ -66,3 +70,21 @@ def plugins(builtin: tuple[str, ...] = ()) -> Plugins:
         classes = provider(*map(plugin_class, made), kind=kind)
         registry.add(f"made_{kind}", Distribution(OURS), lambda classes=classes: classes)
     return registry
+
+
+def reader(registry: Plugins) -> Callable[..., Plan]:
+    """What loads a text as the ``run.yaml`` of this folder, with overrides."""
+
+    def read(text: str, *overrides: str) -> Plan:
+        Path("run.yaml").write_text(text)
+        return load("run.yaml", overrides, registry)
+
+    return read
+
+
+def faults(read: Callable[..., Plan], text: str, *overrides: str) -> list[str]:
+    """All that is wrong with a text."""
+    with pytest.raises(RunFileError) as caught:
+        read(text, *overrides)
+    assert str(caught.value) == "\n".join(caught.value.errors)
+    return caught.value.errors

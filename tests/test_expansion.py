@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from functools import partial
 from typing import Annotated, Any
 
 import pytest
+from made import faults, provider, reader
 from made import plugins as made_plugins
-from made import provider
 from pydantic import Field
 
 from trimtab import Config, Part, Recipe
@@ -17,7 +18,7 @@ from trimtab.core.config import Selected
 from trimtab.core.errors import UserError
 from trimtab.core.options import OfKind
 from trimtab.core.recipe import OptionError
-from trimtab.core.runfile import RunFileError, load
+from trimtab.core.runfile import load
 from trimtab.core.written import shortest
 from trimtab.plugins.registry import OURS, Distribution
 
@@ -88,22 +89,12 @@ def plugins():
 def read(tmp_path, plugins, monkeypatch):
     """Load a text as run.yaml."""
     monkeypatch.chdir(tmp_path)
-
-    def read(text, *overrides):
-        (tmp_path / "run.yaml").write_text(text)
-        return load("run.yaml", overrides, plugins)
-
-    return read
+    return reader(plugins)
 
 
 @pytest.fixture
 def errors(read):
-    def errors(text, *overrides):
-        with pytest.raises(RunFileError) as caught:
-            read(text, *overrides)
-        return caught.value.errors
-
-    return errors
+    return partial(faults, read)
 
 
 def names(plan):

@@ -1,10 +1,12 @@
 """Run files: every error at once, with its line, its key and what to write instead."""
 
 import json
+from functools import partial
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from made import faults, reader
 from made import plugins as made_plugins
 
 from trimtab import load_run_file
@@ -38,25 +40,13 @@ def plugins():
 def read(tmp_path, plugins, monkeypatch):
     """Load a text as run.yaml."""
     monkeypatch.chdir(tmp_path)
-
-    def read(text, *overrides):
-        (tmp_path / "run.yaml").write_text(text)
-        return load("run.yaml", overrides, plugins)
-
-    return read
+    return reader(plugins)
 
 
 @pytest.fixture
 def errors(read):
     """All that is wrong with a text."""
-
-    def errors(text, *overrides):
-        with pytest.raises(RunFileError) as caught:
-            read(text, *overrides)
-        assert str(caught.value) == "\n".join(caught.value.errors)
-        return caught.value.errors
-
-    return errors
+    return partial(faults, read)
 
 
 def test_minimal(read):
