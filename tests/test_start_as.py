@@ -49,6 +49,17 @@ def logps(model, role):
         return model.forward(ragged_pairs().sequences, Needs())["chosen"].policy_NT
 
 
+@torch.no_grad()
+def distributions(model, rows):
+    """log pi [M, V] of policy and reference at every trained token, and the tokens [M, 1]."""
+    found = []
+    for role in (POLICY, REFERENCE):
+        with model.role(role):
+            states_MH, target_M = model.states(rows)
+        found.append(model.base.get_output_embeddings()(states_MH).double().log_softmax(-1))
+    return *found, target_M[:, None]
+
+
 def started(tiny, start, how="stack", **more):
     """A run's policy on a saved start, as it is before the first step."""
     model = policy(tiny, spread=0.0, perturbed=False, **more)
@@ -360,6 +371,21 @@ def test_of_a_pipeline_the_last_stage_that_fits_is_taken(tiny, plain_world, tmp_
         result(stages / "made", plugins)
 
 
+def test_two_policies_are_compared_token_by_token(first):
+    model = first[0]
+    one_MH, other_MH = (20 * torch.randn(5, 64, device=DEVICE) for _ in range(2))
+    target_M = torch.arange(5, device=DEVICE)
+    with torch.no_grad():
+        head = model.base.get_output_embeddings()
+        one_MV, other_MV = (head(each).double().log_softmax(-1) for each in (one_MH, other_MH))
+    change_M, kl_M = model.compared(one_MH, other_MH, target_M)
+    moved_MV = other_MV - one_MV
+    assert torch.allclose(change_M.double(), moved_MV[target_M, target_M], atol=1e-3)
+    expected_M = -(one_MV.exp() * moved_MV).sum(-1)
+    assert torch.allclose(kl_M.double(), expected_M, rtol=1e-3)
+    assert not torch.allclose((other_MV.exp() * moved_MV).sum(-1), expected_M, rtol=0.1)
+
+
 def test_merging_is_exact_and_can_be_done_again(tiny, first, tmp_path):
     """In float32, where nothing is quantized; a death before merge.json begins it anew."""
     section = ModelConfig(
@@ -369,6 +395,11 @@ def test_merging_is_exact_and_can_be_done_again(tiny, first, tmp_path):
     merge_start(section, tmp_path, Bases(), rows)
     report = json.loads((tmp_path / "merge.json").read_text())
     assert report["logp_change"] < 1e-5 and report["kl"] < 1e-6 and report["weights_off"] < 1e-5
+    start_MV, base_MV, target_M1 = distributions(first[0], rows)
+    moved_M1 = (base_MV - start_MV).gather(1, target_M1)
+    kl_M = (start_MV.exp() * (start_MV - base_MV)).sum(-1)
+    assert report["start_logp_change"] == pytest.approx(float(moved_M1.abs().mean()), rel=1e-4)
+    assert report["start_kl"] == pytest.approx(float(kl_M.mean()), rel=1e-3)
     assert report["start_logp_change"] > 0.01 and report["weights_kept"] == pytest.approx(1)
     base = load_base(merging.based(section, tmp_path), DEVICE)
     merged = LanguageModel(Roles(base, None, frozen=True), dtype=torch.float32, micro_tokens=4096)
