@@ -25,6 +25,7 @@ from trimtab.core.finish import DATA, TRAIN, made_data
 from trimtab.core.maker import Made
 from trimtab.core.merging import merge_said
 from trimtab.core.signals import Stopped
+from trimtab.core.stages import whole_run
 
 if TYPE_CHECKING:
     from trimtab.core.run import Run
@@ -113,7 +114,7 @@ class Making:
             raise Stopped(
                 asked,
                 f"stopped after step {self.step} of {self.parts.steps}; go on with: "
-                f"trimtab resume {self.run.directory.path}",
+                f"trimtab resume {whole_run(self.run.directory.path)}",
             )
 
     def _step(self) -> None:

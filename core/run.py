@@ -28,6 +28,7 @@ from trimtab.core.rundir import Log, RunDirectory, State
 from trimtab.core.runfile import dump
 from trimtab.core.saving import open_cache, restore, save
 from trimtab.core.signals import Stop, Stopped
+from trimtab.core.stages import whole_run
 from trimtab.core.watching import Watching
 
 
@@ -198,7 +199,7 @@ class Training:
         raise Stopped(
             asked,
             f"stopped after step {self.step} of {self.parts.steps}{self._within()}; go on with: "
-            f"trimtab resume {self.run.directory.path}",
+            f"trimtab resume {whole_run(self.run.directory.path)}",
         )
 
     def _within(self) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 
 from trimtab.core.errors import suggestion
 from trimtab.core.yamlfile import Fault, Node
@@ -105,3 +106,10 @@ def handovers(node: Node) -> Iterator[Node]:
             yield from handovers(each)
     elif isinstance(node.value, str) and HANDOVER.fullmatch(node.value):
         yield node
+
+
+def whole_run(directory: Path) -> Path:
+    """What is to be resumed: this run, or the pipeline of which it is a stage."""
+    home = directory.parent.parent
+    is_stage = directory.parent.name == "stages" and (home / "config.yaml").is_file()
+    return home if is_stage else directory

@@ -580,6 +580,7 @@ def test_people_label_through_files_until_all_is_labelled(tmp_path):
     rows = [{"prompt": f"Question {n}:", "responses": [f" a{n}", f" b{n}"]} for n in range(4)]
     run = tmp_path / "run/stages/label"
     run.mkdir(parents=True)
+    (tmp_path / "run/config.yaml").touch()
     asked: dict[str, Any] = {"rows": rows, "options": {"by": "file"}, "directory": run}
     with pytest.raises(UserError) as raised:
         labelled(tmp_path, **asked)

@@ -90,6 +90,12 @@ def test_a_stop_in_the_first_stage(file, whole, tmp_path, interrupt, status):
     assert differences(run, whole) == []
 
 
+def test_a_stop_in_a_stage_says_that_the_pipeline_is_to_be_resumed(file, tmp_path):
+    run = tmp_path / "run"
+    ended = warm.trimtab("train", file, "--run", run, **own(run, "1:SIGTERM"))
+    assert f"go on with: trimtab resume {run}\n" in ended.output
+
+
 def test_a_signal_in_the_last_step_of_a_stage_starts_no_other(file, whole, tmp_path):
     run = train(file, tmp_path / "run", status=143, interrupt=f"{STEPS}:SIGTERM")
     assert state_of(run / "stages/imitate")["state"] == "finished"

@@ -13,6 +13,7 @@ from trimtab.core.errors import UserError
 from trimtab.core.files import to_json, write_atomically
 from trimtab.core.reward import Group
 from trimtab.core.source import Setting
+from trimtab.core.stages import whole_run
 from trimtab.plugins.makers.answered import pairs, responses
 from trimtab.plugins.makers.columns import shown
 from trimtab.plugins.makers.labellers import Label, Said, by_pairs
@@ -53,7 +54,7 @@ class ByFile:
                 f"{missing} of {len(wanted)} pairs have no label yet. They are in "
                 f"{self.home / TO_LABEL}; write one object a line, "
                 '{"id": "...", "winner": "a"}, or "b" or "tie", to '
-                f"{self.file}, then: trimtab resume {_whole(self.home)}"
+                f"{self.file}, then: trimtab resume {whole_run(self.home)}"
             )
         self.others = len(self.votes.keys() - wanted.keys())
 
@@ -125,8 +126,3 @@ def _readable(asked: Mapping[str, Any]) -> str:
     """As JSON in one line that people read: letters of all scripts as they are."""
     text = json.dumps(asked, ensure_ascii=False)
     return re.sub("[\x85\u2028\u2029\ud800-\udfff]", lambda end: json.dumps(end[0])[1:-1], text)
-
-
-def _whole(directory: Path) -> Path:
-    """What to resume: the run, of which this may be a stage."""
-    return directory.parent.parent if directory.parent.name == "stages" else directory
