@@ -124,6 +124,7 @@ def test_the_log_counts_what_is_clipped_and_groups_without_a_difference_once():
     metrics = made.loss(ROWS.with_columns(made.prepare(ROWS))).metrics
     assert metrics["clipped"].tolist() == [0.0, 1.0, 0.0, 0.0], "advantages -1.5, -4.5, 6, 0"
     equal_N, share_N = metrics["all_equal"]
+    assert equal_N.tolist() == [0.0, 0.0, 0.0, 1.0]
     assert (equal_N * share_N).sum() / share_N.sum() == 0.5, "one of two groups"
 
 
