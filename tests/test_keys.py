@@ -71,6 +71,7 @@ def test_the_content_of_a_path_counts_and_not_where_it_lies(own, plugins, tmp_pa
         rows.write("\n")
     found = keys(pipeline(moved), own.home, plugins)
     assert differing(before, found) == {"scores", "improve"}
+    assert not found["scores"].fits(before["scores"])
     assert found["scores"].changes(before["scores"]) == [
         "what data.train names has another content"
     ]
@@ -85,6 +86,12 @@ def test_a_base_in_a_folder_counts_with_all_its_files(own, plugins):
     (own.model / ".cache/of-a-download").write_text("")
     assert differing(before, keys(pipeline(own), own.home, plugins)) == set()
     (own.model / "another.json").write_text("{}")
+    assert differing(before, keys(pipeline(own), own.home, plugins)) == ALL
+
+
+def test_the_names_of_a_folders_files_count(own, plugins):
+    before = keys(pipeline(own), own.home, plugins)
+    (own.model / "generation_config.json").rename(own.model / "other.json")
     assert differing(before, keys(pipeline(own), own.home, plugins)) == ALL
 
 
