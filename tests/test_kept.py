@@ -91,6 +91,17 @@ def test_what_was_moved_aside_is_taken_back_by_the_options_that_made_it(run, set
     assert {name: on_disk(run, name) for name in STAGES} == before
 
 
+def test_what_is_moved_aside_is_numbered_on(run, settings):
+    before = everything(run)
+    for number in (1, 2):
+        assert "scores" not in kept(run, changed(settings, "scores", "train", seed=number))[0]
+        assert names(run / "replaced") >= {f"scores-{n}" for n in range(1, number + 1)}
+        if number == 1:
+            shutil.copytree(run / "replaced/scores-1", run / "stages/scores")
+    shutil.rmtree(run / "replaced/scores-2")
+    assert everything(run) == before
+
+
 def test_a_stage_of_another_name_is_the_same_stage(run, settings):
     before = on_disk(run, "imitate")
     renamed = json.loads(json.dumps(settings).replace("imitate", "copy"))
