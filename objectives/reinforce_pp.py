@@ -26,7 +26,9 @@ class ReinforcePPConfig(Config):
 
     beta: Annotated[float, Ge(0)] = 0.01
     """Weight of the KL to the reference; 0 needs no reference. Under ``baseline: none`` rewards a
-    nat; under ``group`` it is weighed against advantages of standard deviation 1."""
+    nat; under ``group`` it is weighed against advantages of standard deviation 1, however small
+    the rewards' own has become: below about 1 nothing but the end of training keeps the policy
+    from one completion a prompt."""
 
     clip: Annotated[float, Gt(0), Lt(1)] = 0.2
     """Epsilon: a token's ratio gains nothing below 1 - clip, nor above 1 + clip where no clip_high
