@@ -108,9 +108,11 @@ def _rows(summary: Mapping[str, Any]) -> Iterator[list[list[str]]]:
 
 
 def _counting(found: Changes) -> Iterator[str]:
-    """The sum of several rewards is named beside them, unless it is one of them."""
+    """The sum of several rewards is named beside them, unless it is one of them, or all of them
+    are only watched."""
     parts = [name for name in found if name.startswith("reward/")]
-    if "reward" in found and all(found["reward"] != found[name] for name in parts):
+    counts = any(one and one["value"] != 0 for one in found.get("reward", {}).values())
+    if counts and all(found["reward"] != found[name] for name in parts):
         yield "reward"
     yield from parts
     judged = [name for name in ("kl_sequence", "accuracy") if name in found]
