@@ -14,6 +14,10 @@ class UserError(TrimtabError, ValueError):
     """Something the user gave is wrong: a run file, a data file, a name. Exit status 2."""
 
 
+class Waits(UserError):
+    """A run needs something of people first, and goes on when it is there: it has not failed."""
+
+
 class PluginError(UserError):
     """A plugin is wrong; the message says which, where from and what to do."""
 

@@ -13,7 +13,7 @@ from trimtab.core.batches import Rollouts
 from trimtab.core.build import Parts, Registry, build
 from trimtab.core.columns import by_row
 from trimtab.core.config import RunFile
-from trimtab.core.errors import RunError
+from trimtab.core.errors import RunError, Waits
 from trimtab.core.evaluation import evaluate_parts
 from trimtab.core.files import of_the_disk, write_json
 from trimtab.core.finish import write_results
@@ -51,6 +51,7 @@ class Run:
 
         Raises:
             Stopped: a signal came; the run is saved and can be resumed.
+            Waits: people have something to do first; ``run.json`` says stopped, too.
             RunError, UserError: it cannot go on; ``run.json`` says why.
         """
         with self.directory.lock() if self.processes.main else nullcontext():
@@ -59,8 +60,8 @@ class Run:
                 self._say("running", work.step)
                 work.to_the_end()
                 self._end("finished", work.step, None)
-            except Stopped as stopped:
-                self._end_early("stopped", str(stopped))
+            except (Stopped, Waits) as ended:
+                self._end_early("stopped", str(ended))
                 raise
             except KeyboardInterrupt:
                 self._end_early("stopped", "interrupted before it could save")

@@ -173,6 +173,23 @@ def test_a_failure_is_resumed_where_it_was(world, tmp_path):
     assert [one["step"] for one in lines(tmp_path / "run/metrics.jsonl")] == [1, 2, 3, 4, 5]
 
 
+def test_a_stage_that_waits_for_people_is_stopped_and_goes_on(world, tmp_path):
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text(json.dumps({"prompt": "Say:", "responses": [" one", " two"]}) + "\n")
+    source = {"name": "labels", "by": "file"}
+    data = {"train": str(rows), "eval": None, "holdout": 0.0}
+    file = candidates(world, tmp_path / "run.yaml", source=source, data=data, reward=[], train={})
+    run = tmp_path / "run"
+    with pytest.raises(UserError, match="1 of 1 pairs have no label yet"):
+        train(file, run=run)
+    state = json.loads((run / "run.json").read_text())
+    assert state["state"] == "stopped" and "no label yet" in state["error"]
+    (asked,) = lines(run / "to_label.jsonl")
+    (run / "labels.jsonl").write_text(json.dumps({"id": asked["id"], "winner": "b"}) + "\n")
+    (made,) = lines(resume(run) / "data/train.jsonl")
+    assert (made["chosen"], made["rejected"]) == (asked["b"], asked["a"])
+
+
 def test_what_is_not_renewed_is_made_once_and_fewer_steps_are_said(world, tmp_path):
     said = Said()
     run = train(

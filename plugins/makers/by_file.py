@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from trimtab.core.errors import UserError
+from trimtab.core.errors import UserError, Waits
 from trimtab.core.files import to_json, write_atomically
 from trimtab.core.reward import Group
 from trimtab.core.source import Setting
@@ -50,7 +50,7 @@ class ByFile:
         self.votes = _votes(self.file)
         missing = len(wanted.keys() - self.votes.keys())
         if missing:
-            raise UserError(
+            raise Waits(
                 f"{missing} of {len(wanted)} pairs have no label yet. They are in "
                 f"{self.home / TO_LABEL}; write one object a line, "
                 '{"id": "...", "winner": "a"}, or "b" or "tie", to '
