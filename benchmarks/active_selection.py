@@ -81,6 +81,7 @@ def main(
         "machine": where,
         "model": Path(model).name,
         **how,
+        "measured_on": _last(home / "seed-0/stages" / FIRST / "evals.jsonl")["accuracy"]["n"],
         "seeds": found,
         "differences": {name: difference(found, name) for name in MEASURES},
     }
@@ -119,7 +120,7 @@ def text(record: Mapping[str, Any]) -> str:
         f"reward models learns from {record['first']} pairs of critics, and with "
         f"{record['budget']} more that are chosen among {record['pool']}, anew; "
         f"{record['epochs']} epochs, learning rate {record['learning_rate']:g}. Measured on "
-        f"{record['held_out']} pairs of movies that are in no other part. No snippet has more "
+        f"{record['measured_on']} pairs of movies that are in no other part. No snippet has more "
         f"than {record['longest']} characters. Pairs are drawn anew for each seed.",
         report.surroundings(record["machine"]),
         "Accuracy, and expected calibration error in brackets:",
