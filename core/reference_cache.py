@@ -50,6 +50,9 @@ class ReferenceCache:
     ) -> None:
         if not _RUN.fullmatch(run_id):
             raise ValueError(f"{run_id!r} cannot begin a file name: use letters, digits and _ - .")
+        for name in visible or ():
+            if not _SHARD.fullmatch(name):
+                raise ValueError(f"{name!r} is no name of a shard")
         self.warnings: list[str] = []
         self._fingerprint = fingerprint.encode()
         self._folder = folder / hashlib.sha256(self._fingerprint).hexdigest()[:32]

@@ -226,14 +226,11 @@ def open_cache(run: Run, parts: Parts) -> ReferenceCache | None:
     if reference is None or known is None or not parts.source.fixed:
         return None
     path = run.directory.path / f"reference_cache{run.processes.suffix}.json"
-    settled = _settled(path) if path.exists() else {}
-    cache = ReferenceCache(
-        kept_in(reference, run.directory.path),
-        known,
-        settled.get("run_id") or f"{secrets.token_hex(8)}{run.processes.suffix}",
-        settled.get("visible"),
-    )
-    if not settled:
+    folder = kept_in(reference, run.directory.path)
+    if path.exists():
+        cache = _settled(path, folder, known)
+    else:
+        cache = ReferenceCache(folder, known, f"{secrets.token_hex(8)}{run.processes.suffix}")
         write_json(path, {"run_id": cache.run_id, "visible": cache.visible})
     for warning in cache.warnings:
         run.note(warning)
@@ -241,16 +238,19 @@ def open_cache(run: Run, parts: Parts) -> ReferenceCache | None:
     return cache
 
 
-def _settled(path: Path) -> dict[str, Any]:
-    """What ``reference_cache.json`` says of the cache that this run reads."""
+def _settled(path: Path, folder: Path, known: str) -> ReferenceCache:
+    """The cache as ``reference_cache.json`` says that this run reads it."""
     try:
         settled = read_json(path)
         if not isinstance(settled, dict) or not isinstance(settled.get("visible"), list):
             raise DamagedFile(f"{path} has no list of shards")
         if not all(isinstance(name, str) for name in (settled.get("run_id"), *settled["visible"])):
             raise DamagedFile(f"{path} has a name that is no text")
+        try:
+            return ReferenceCache(folder, known, settled["run_id"], settled["visible"])
+        except ValueError as error:
+            raise DamagedFile(f"{path} is damaged: {error}") from error
     except DamagedFile as error:
         raise RunError(
             f"{error}. Delete it, then resume: the run reads what is in the cache then"
         ) from error
-    return settled

@@ -212,13 +212,21 @@ def test_a_damaged_reference_cache_json_is_refused_or_told(run, whole, damage):
     said = " ".join(ended.output.split())
     if damage in (damages.empty, damages.halved):
         assert ended.status == 1 and "reference_cache.json is" in said
-        assert "Delete it, then resume" in said
+    if ended.status:
+        assert ended.status == 1 and "Delete it, then resume" in said
         file.unlink()
         resume(run)
     else:
-        assert ended.status == 0, said
         assert damage is damages.missing or "the reference cache has lost" in said
     assert differences(run, whole) == []
+
+
+@pytest.mark.parametrize("key, name", [("run_id", "1`2"), ("visible", ["../1-0.safetensors"])])
+def test_a_reference_cache_json_with_no_such_name_is_refused(run, key, name):
+    file = run / "reference_cache.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), key: name}))
+    ended = warm.trimtab("resume", run, **own(run))
+    assert ended.status == 1 and "Delete it, then resume" in " ".join(ended.output.split())
 
 
 def shards(run: Path) -> list[Path]:
