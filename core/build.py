@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from trimtab.core.adapter_files import adapter_folder
 from trimtab.core.bases import Bases
@@ -22,29 +22,13 @@ from trimtab.core.policy import CRITIC, LANGUAGE_ROLES, POLICY
 from trimtab.core.precompute import check_fixed
 from trimtab.core.processes import Processes
 from trimtab.core.reference import Reference
+from trimtab.core.registry import Registry
 from trimtab.core.reward import RewardSetting
 from trimtab.core.rewards import Member, Rewards
 from trimtab.core.roles import Roles
 from trimtab.core.sampling import stop_ids
 from trimtab.core.seeds import mixed
 from trimtab.core.source import Setting, Source
-
-
-class Registry(Protocol):
-    """Finds plugins by kind and name, and calls their hooks."""
-
-    @property
-    def hook(self) -> Any:
-        """Calls a hook of every plugin."""
-
-    def names(self, kind: str) -> list[str]:
-        """Every name of this kind."""
-
-    def find(self, kind: str, name: str) -> type[Any]:
-        """The class of that name."""
-
-    def make(self, kind: str, name: str, options: dict[str, Any]) -> Any:
-        """An instance of it."""
 
 
 @dataclass

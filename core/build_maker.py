@@ -9,7 +9,7 @@ from typing import Any
 from trimtab.core.adapter_files import adapter_folder
 from trimtab.core.bases import Bases
 from trimtab.core.batches import Batch
-from trimtab.core.build import Registry, judge_of, made, on_its_base, rewards_of
+from trimtab.core.build import judge_of, made, on_its_base, rewards_of
 from trimtab.core.config import RunFile
 from trimtab.core.engine import Engine, EngineSetting
 from trimtab.core.errors import UserError
@@ -17,6 +17,7 @@ from trimtab.core.lm import LanguageModel
 from trimtab.core.maker import Maker
 from trimtab.core.model import compute_dtype, device, load_tokenizer, micro_tokens
 from trimtab.core.processes import Processes
+from trimtab.core.registry import Registry
 from trimtab.core.reward import RewardSetting
 from trimtab.core.rewards import Rewards
 from trimtab.core.roles import Roles

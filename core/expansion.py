@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 from pydantic import BaseModel, create_model
 
@@ -13,6 +13,7 @@ from trimtab.core.explain import check, models_in
 from trimtab.core.options import Config, OfKind
 from trimtab.core.origins import placed
 from trimtab.core.recipe import Around, OptionError, Part, Recipe
+from trimtab.core.registry import Registry
 from trimtab.core.stages import HANDOVER, NAME, OF_THE_FILE, handovers
 from trimtab.core.yamlfile import Fault, Node
 
@@ -29,16 +30,6 @@ Sections = create_model(
     },  # type: ignore[call-overload]
 )
 """The sections of a run of which a recipe may give any: none is required."""
-
-
-class Registry(Protocol):
-    """Finds objectives and recipes by name."""
-
-    def find(self, kind: str, name: str) -> type[Any]:
-        """The class; ``PluginError`` when there is none that can be used."""
-
-    def names(self, kind: str) -> list[str]:
-        """Every name of this kind that can be used."""
 
 
 def expanded(

@@ -24,18 +24,19 @@ from trimtab.core.paths import handed_over
 from trimtab.core.policy import POLICY
 from trimtab.core.precompute import look_up
 from trimtab.core.processes import Processes
+from trimtab.core.registry import Registry
 from trimtab.core.roles import Roles
 from trimtab.core.rundir import CONFIG, RunDirectory
-from trimtab.core.runfile import Registry as Checked
 from trimtab.core.runfile import load
 from trimtab.core.saving import restore_reference, restore_roles
 from trimtab.core.scoring import Scorer
+from trimtab.core.stages import STAGES
 from trimtab.core.training import TrainConfig
 from trimtab.core.value_head import VALUE_HEAD
 
 
 def last_stage(
-    path: Path, registry: Checked, scalar: bool | None = None
+    path: Path, registry: Registry, scalar: bool | None = None
 ) -> tuple[RunFile, RunDirectory]:
     """The resolved file and the directory of a run; where it has stages, of the one that fits.
 
@@ -44,7 +45,7 @@ def last_stage(
     """
     home = RunDirectory.open(path)
     plan = load(home.path / CONFIG, (), registry)
-    stages = [(stage, RunDirectory(path / "stages" / str(stage.name))) for stage in plan.stages]
+    stages = [(stage, RunDirectory(path / STAGES / str(stage.name))) for stage in plan.stages]
     if plan.stages[0].name is None:
         stages = [(plan.stages[0], home)]
     begun = [(stage, there) for stage, there in stages if (there.path / CONFIG).exists()]
@@ -73,7 +74,7 @@ def is_run(path: Path) -> bool:
     return (path / CONFIG).is_file()
 
 
-def result(path: Path, registry: Checked, scalar: bool | None = None) -> tuple[ModelConfig, Path]:
+def result(path: Path, registry: Registry, scalar: bool | None = None) -> tuple[ModelConfig, Path]:
     """The model of a run, and the folder of the adapter or of the weights that the run made.
 
     The model's name is the base that the adapter was trained on, a merged one too. ``scalar`` is
@@ -159,7 +160,7 @@ def _tokenizer(config: ModelConfig) -> Any:
     return load_tokenizer(config.name, trust_remote_code=config.trust_remote_code)
 
 
-def reward_members(path: Path, registry: Checked) -> tuple[ModelConfig, dict[str, Path]]:
+def reward_members(path: Path, registry: Registry) -> tuple[ModelConfig, dict[str, Path]]:
     """The base of a reward model, and each member's adapter; of one, where its folder is named."""
     home = next((home for home in (path, path.parent, path.parent.parent) if is_run(home)), None)
     if home is None:
@@ -210,7 +211,7 @@ def _one_of(folders: Mapping[str, Path], role: str | None) -> tuple[str, Path]:
     return role, folders[role]
 
 
-def _beside(path: Path, role: str, registry: Checked) -> Path:
+def _beside(path: Path, role: str, registry: Registry) -> Path:
     """The adapter of a role that a run trained beside its policy."""
     roles = result(path, registry)[1].parent / "roles" if is_run(path) else path / "roles"
     others = sorted(one.name for one in roles.glob("*"))
@@ -228,7 +229,7 @@ def _beside(path: Path, role: str, registry: Checked) -> Path:
 
 
 def _policy(
-    path: Path, registry: Checked, scalar: bool | None = False
+    path: Path, registry: Registry, scalar: bool | None = False
 ) -> tuple[ModelConfig, Path | None] | None:
     """The base of a run's result and the adapter on it, if any; None where there is no run."""
     if path.name == ADAPTER and is_run(path.parent):
@@ -258,7 +259,7 @@ def _newest(directory: RunDirectory) -> Checkpoint:
     return checkpoint
 
 
-def policy_of(where: str, registry: Checked) -> tuple[ModelConfig, Path | None]:
+def policy_of(where: str, registry: Registry) -> tuple[ModelConfig, Path | None]:
     """The base of a policy, and its adapter: a run's, a PEFT folder's, or a plain model's."""
     config, adapter = _policy(Path(where).expanduser(), registry) or _plain(where)
     if adapter is not None and is_scalar(adapter):
@@ -269,7 +270,7 @@ def policy_of(where: str, registry: Checked) -> tuple[ModelConfig, Path | None]:
     return config, adapter
 
 
-def start_of(where: str, registry: Checked) -> tuple[ModelConfig, Path | None] | None:
+def start_of(where: str, registry: Registry) -> tuple[ModelConfig, Path | None] | None:
     """The base of what a policy started from, and its adapter; None of a plain model."""
     path = Path(where).expanduser()
     home = next((each for each in (path, path.parent) if is_run(each)), None)

@@ -10,10 +10,10 @@ from pathlib import Path
 from trimtab.core.config import RunFile
 from trimtab.core.files import fsync_directory, remove, remove_leftovers
 from trimtab.core.keys import Key, keys_of
-from trimtab.core.paths import Registry
+from trimtab.core.registry import Registry
 from trimtab.core.rundir import CONFIG, RunDirectory
+from trimtab.core.stages import STAGES
 
-STAGES = "stages"
 REPLACED = "replaced"
 """Beside ``stages/``: what was there under other keys, as ``<stage>-<n>``."""
 

@@ -15,8 +15,10 @@ from trimtab.core.config import RunFile
 from trimtab.core.errors import UserError
 from trimtab.core.files import DamagedFile, read_json, sha256_of, to_json
 from trimtab.core.options import LocalPath
-from trimtab.core.paths import Registry, at, checked, marked, put, with_stages
+from trimtab.core.paths import at, checked, marked, put, with_stages
+from trimtab.core.registry import Registry
 from trimtab.core.rundir import CONFIG, STAGE
+from trimtab.core.stages import STAGES
 
 OBSERVING = {"trackers", "plugins", "run"}
 """Sections that no result depends on; of the plugins their content counts."""
@@ -134,7 +136,7 @@ def _folder(path: Path) -> dict[str, Any]:
     """The hash of a folder's files with their names; of a run's directory, of what it made."""
     made = [path]
     if (path / CONFIG).is_file():
-        homes = [path, *sorted((path / "stages").glob("*"))]
+        homes = [path, *sorted((path / STAGES).glob("*"))]
         made = [home / name for home in homes for name in RESULTS]
     return {"sha256": _all(path, (file for each in made for file in _files(each)))}
 

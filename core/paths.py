@@ -5,22 +5,16 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from trimtab.core.config import DataConfig, ModelConfig, RunFile, Selected
 from trimtab.core.options import Config, LocalPath
+from trimtab.core.registry import Registry
 from trimtab.core.runfile import KINDS
-from trimtab.core.stages import HANDOVER
+from trimtab.core.stages import HANDOVER, STAGES
 
 Place = tuple[str | int, ...]
 """Keys and numbers, from the whole file inwards."""
-
-
-class Registry(Protocol):
-    """Finds plugins by kind and name."""
-
-    def find(self, kind: str, name: str) -> type[Any]:
-        """The class of that name."""
 
 
 def marked(file: RunFile, registry: Registry) -> Iterator[tuple[Place, LocalPath]]:
@@ -90,7 +84,7 @@ def handed_over(settled: RunFile, asked: RunFile, home: Path) -> RunFile:
     """A stage's file; each ``stages.NAME`` that was asked for is that directory, as it is now."""
 
     def directory(name: str, _: Any) -> str:
-        return str((home / "stages" / name).resolve())
+        return str((home / STAGES / name).resolve())
 
     plain = settled.model_dump(mode="json")
     return checked(with_stages(plain, asked.model_dump(mode="json"), directory))

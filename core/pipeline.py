@@ -9,21 +9,21 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from trimtab.core.bases import Bases
-from trimtab.core.build import Registry
 from trimtab.core.config import RunFile
 from trimtab.core.cost import Meter
 from trimtab.core.environment import environment
 from trimtab.core.errors import RunError, UserError
 from trimtab.core.finish import has_result
-from trimtab.core.kept import STAGES, keep
+from trimtab.core.kept import keep
 from trimtab.core.keys import Key, refreshed
 from trimtab.core.paths import absolute, handed_over
 from trimtab.core.processes import Processes
+from trimtab.core.registry import Registry
 from trimtab.core.run import Run
 from trimtab.core.rundir import CONFIG, SOURCE, RunDirectory, new_run_path
 from trimtab.core.runfile import Plan, Stage, dump, dump_plan, load
-from trimtab.core.runfile import Registry as Checked
 from trimtab.core.signals import Stop, stop_on_signals
+from trimtab.core.stages import STAGES
 from trimtab.core.summary import summary_of, write_summary
 
 
@@ -76,7 +76,7 @@ def resume(path: Path, registry: Observed, processes: Processes) -> Path:
         return _execute(Run(plan.stages[0].run, home, registry, None, processes, stop))
 
 
-def resolved(directory: RunDirectory, registry: Checked) -> Plan:
+def resolved(directory: RunDirectory, registry: Registry) -> Plan:
     """The plan in ``config.yaml``. Raises ``UserError`` where the file's end is lost."""
     plan = load(directory.path / CONFIG, (), registry)
     if not re.search(r"^run:", plan.text, re.MULTILINE):

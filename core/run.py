@@ -10,7 +10,7 @@ from typing import Any
 
 from trimtab.core.bases import Bases
 from trimtab.core.batches import Rollouts
-from trimtab.core.build import Parts, Registry, build
+from trimtab.core.build import Parts, build
 from trimtab.core.columns import by_row
 from trimtab.core.config import RunFile
 from trimtab.core.errors import RunError, Waits
@@ -24,6 +24,7 @@ from trimtab.core.precompute import precompute
 from trimtab.core.probe import sharing_is_exact
 from trimtab.core.processes import Processes
 from trimtab.core.reference_cache import ReferenceCache
+from trimtab.core.registry import Registry
 from trimtab.core.rundir import Log, RunDirectory, State
 from trimtab.core.runfile import dump
 from trimtab.core.saving import open_cache, restore, save

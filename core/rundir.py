@@ -27,8 +27,9 @@ from trimtab.core.files import (
     write_json,
 )
 from trimtab.core.locking import holder, in_use, is_replaced, locked, me
+from trimtab.core.stages import STAGES
 
-Log = Literal["metrics", "evals", "samples"]
+Log = Literal["metrics", "evals", "samples", "constitution"]
 LOGS: tuple[Log, ...] = get_args(Log)
 
 State = Literal["running", "finished", "failed", "stopped"]
@@ -128,7 +129,7 @@ class RunDirectory:
         if not path.is_dir():
             raise UserError(f"{path} is a file, not a run directory{_runs_in(path.parent)}")
         if not (path / CONFIG).is_file():
-            hint = _runs_in(path) or _runs_in(path / "stages")
+            hint = _runs_in(path) or _runs_in(path / STAGES)
             if (path / _LOCK).exists():
                 hint = f". It died while it was made: `trimtab train FILE --run {path}` makes it"
             raise UserError(f"{path} is not a run directory: it has no {CONFIG}{hint}")

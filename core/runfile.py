@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from pydantic import BaseModel
 
@@ -17,6 +17,7 @@ from trimtab.core.errors import UserError, suggestion
 from trimtab.core.expansion import expanded, recipes_of
 from trimtab.core.explain import check
 from trimtab.core.overrides import override
+from trimtab.core.registry import Registry
 from trimtab.core.stages import check_handovers, split
 from trimtab.core.yamlfile import MAX_BYTES, Fault, Node, Origin, read, write
 
@@ -41,22 +42,6 @@ ELSEWHERE = tuple(
     for key in field.annotation.model_fields
 )
 """``train.learning_rate`` and so on: what an unknown key at the top may have been meant for."""
-
-
-class Registry(Protocol):
-    """What checks the plugins' sections: it finds classes by name."""
-
-    def find(self, kind: str, name: str) -> type[Any]:
-        """The class; ``PluginError`` when there is none that can be used."""
-
-    def names(self, kind: str) -> list[str]:
-        """Every name of this kind that can be used."""
-
-    def make(self, kind: str, name: str, options: dict[str, Any]) -> Any:
-        """An instance of it."""
-
-    def add_file(self, path: Path) -> None:
-        """Load a plugin from a Python file; ``PluginError`` when it cannot be used."""
 
 
 class RunFileError(UserError):

@@ -9,7 +9,8 @@ from typing import Any
 from trimtab.core.config import RunFile, Selected, SelectedReward
 from trimtab.core.options import SELECTS
 from trimtab.core.recipe import Recipe
-from trimtab.core.runfile import KINDS, Registry
+from trimtab.core.registry import Registry
+from trimtab.core.runfile import KINDS
 from trimtab.core.stages import NAME, OF_THE_FILE
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"

@@ -10,7 +10,10 @@ from trimtab.core.errors import suggestion
 from trimtab.core.yamlfile import Fault, Node
 
 NAME = re.compile(r"[a-z][a-z0-9_-]*")
-OF_THE_FILE = ("plugins", "run", "stages")
+STAGES = "stages"
+"""The section of a run file; and the folder of a run, where each stage has its directory."""
+
+OF_THE_FILE = ("plugins", "run", STAGES)
 PLUGIN_SECTIONS = ("objective", "reference", "source", "judge")
 HANDOVER = re.compile(rf"stages\.({NAME.pattern})")
 """Wherever it is the whole value, it stands for the directory of that earlier stage."""
@@ -18,13 +21,13 @@ HANDOVER = re.compile(rf"stages\.({NAME.pattern})")
 
 def split(root: Node, faults: list[Fault]) -> list[tuple[str | None, Node]]:
     """(name, sections) of every run. The file's own sections are the defaults of each stage."""
-    section = root.child("stages")
+    section = root.child(STAGES)
     if section is None:
         return [(None, root)]
     if not isinstance(section.value, list) or not section.value:
         faults.append(Fault(section.origin, section.key, "wants a list of stages"))
         return []
-    defaults = {key: node for key, node in (root.value or {}).items() if key != "stages"}
+    defaults = {key: node for key, node in (root.value or {}).items() if key != STAGES}
     stages: list[tuple[str | None, Node]] = []
     names = [_name(stage) for stage in section.value]
     for index, stage in enumerate(section.value):
@@ -111,5 +114,5 @@ def handovers(node: Node) -> Iterator[Node]:
 def whole_run(directory: Path) -> Path:
     """What is to be resumed: this run, or the pipeline of which it is a stage."""
     home = directory.parent.parent
-    is_stage = directory.parent.name == "stages" and (home / "config.yaml").is_file()
+    is_stage = directory.parent.name == STAGES and (home / "config.yaml").is_file()
     return home if is_stage else directory

@@ -14,6 +14,7 @@ from trimtab.core.files import DamagedFile, read_json, write_atomically, write_j
 from trimtab.core.finish import ADAPTER, DATA, MODEL, TRAIN, made_data
 from trimtab.core.rundir import CONFIG, RunDirectory
 from trimtab.core.runfile import Plan, Stage
+from trimtab.core.stages import STAGES
 from trimtab.core.watch import of_the_result
 
 SUMMARY = "summary.json"
@@ -51,7 +52,7 @@ def write_summary(home: Path, summary: Mapping[str, Any]) -> None:
 
 
 def _stage(stage: Stage, home: Path, kept: bool) -> dict[str, Any]:
-    directory = RunDirectory(home / "stages" / str(stage.name))
+    directory = RunDirectory(home / STAGES / str(stage.name))
     what = stage.run.objective or stage.run.source
     assert what is not None
     state, steps = _stood(directory)

@@ -9,7 +9,8 @@ from typing import Any
 from pydantic_core import to_jsonable_python
 
 from trimtab.core.config import RolloutConfig, RunFile
-from trimtab.core.runfile import KINDS, Plan, Registry, Stage, nested
+from trimtab.core.registry import Registry
+from trimtab.core.runfile import KINDS, Plan, Stage, nested
 from trimtab.core.yamlfile import write
 
 

@@ -17,10 +17,10 @@ from trimtab.core.maker import Made
 from trimtab.core.options import Config
 from trimtab.core.reward import Group, Score
 from trimtab.core.rewards import groups_of
-from trimtab.core.sampling import uniforms
 from trimtab.core.seeds import mixed
-from trimtab.core.source import Prompt, Setting
+from trimtab.core.source import Setting
 from trimtab.plugins.makers.columns import answer
+from trimtab.plugins.sources.answering import prompt_of, sampled
 from trimtab.plugins.sources.corpus import read_corpus
 from trimtab.plugins.sources.formats import Example, Side, demonstration
 from trimtab.plugins.sources.kinds import PROMPTS
@@ -135,44 +135,32 @@ class Asking:
         without rows."""
         epoch, index = divmod(step, self.steps(rows))
         chosen = self.pool[index * rows : (index + 1) * rows]
-        prompts = [
-            Prompt(row.row, tuple(row.tokens.prompt), row.asked, row.columns or {})
-            for _, row in chosen
-        ]
-        sampled = self._sampled(prompts, [place for place, _ in chosen], epoch)
-        groups = groups_of(self.setting.tokenizer, prompts, sampled)
+        prompts = [prompt_of(row) for _, row in chosen]
+        places = [place for place, _ in chosen]
+        answers = sampled(
+            self.setting,
+            prompts,
+            seed=mixed(self.setting.seed, "made"),
+            draw=epoch,
+            stream=lambda group, number: places[group] * MOST + number,
+        )
+        groups = groups_of(self.setting.tokenizer, prompts, answers)
         scores, notes = self._scores(groups)
         kept = [row for _, row in chosen]
-        answers = self._judged(kept, groups, scores)
+        judged = self._judged(kept, groups, scores)
         first = (epoch * self.count + index * rows) * self.setting.group
         made = Made(
             rows=(),
-            metrics=self._metrics([each for group in answers for each in group]),
-            samples=list(self._samples(kept, groups, answers, first)),
+            metrics=self._metrics([each for group in judged for each in group]),
+            samples=list(self._samples(kept, groups, judged, first)),
             notes=notes,
             read=len(chosen),
-            counts=_counts(each for group in answers for each in group),
+            counts=_counts(each for group in judged for each in group),
         )
         return [
             Answered(row, [_answer(each, n) for n, each in enumerate(group) if not each.left_out])
-            for row, group in zip(kept, answers, strict=True)
+            for row, group in zip(kept, judged, strict=True)
         ], made
-
-    def _sampled(
-        self, prompts: Sequence[Prompt], places: Sequence[int], epoch: int
-    ) -> list[list[Completion]]:
-        """A group of completions for each prompt; this process samples its share of the groups."""
-        setting, rollout, size = self.setting, self.setting.rollout, self.setting.group
-        own = setting.processes.share(len(prompts)).tolist()
-        made: dict[int, list[Completion]] = {}
-        if own:
-            streams = [places[g] * MOST + c for g in own for c in range(size)]
-            drawn = uniforms(mixed(setting.seed, "made"), epoch, streams, rollout.max_new_tokens)
-            asked = [prompts[g].ids for g in own for _ in range(size)]
-            found = self.engine.sample(asked, drawn, temperature=rollout.temperature)
-            made = {g: list(found[i * size : (i + 1) * size]) for i, g in enumerate(own)}
-        everywhere = {g: c for part in setting.processes.gather(made) for g, c in part.items()}
-        return [everywhere[g] for g in range(len(prompts))]
 
     def _scores(self, groups: Sequence[Group]) -> tuple[list[list[Score]], list[str]]:
         rewards = self.setting.rewards

@@ -15,11 +15,10 @@ from trimtab.core.errors import UserError
 from trimtab.core.options import Config
 from trimtab.core.reward import Score
 from trimtab.core.rewards import Fault, groups_of
-from trimtab.core.sampling import uniforms
 from trimtab.core.source import Prompt, Setting, Source
+from trimtab.plugins.sources.answering import prompt_of, sampled
 from trimtab.plugins.sources.corpus import read_corpus
 from trimtab.plugins.sources.kinds import PROMPTS
-from trimtab.plugins.sources.load import Kept
 from trimtab.plugins.sources.sampled import Account
 from trimtab.plugins.sources.split import fingerprint, order
 
@@ -89,7 +88,7 @@ class OnlineSource(Source[C]):
         return None
 
     def prompts(self) -> Sequence[Prompt]:
-        return [_prompt(row) for row in self.corpus.held_out]
+        return [prompt_of(row) for row in self.corpus.held_out]
 
     def metrics(self) -> Mapping[str, float]:
         """See ``Account.metrics``."""
@@ -166,30 +165,17 @@ class OnlineSource(Source[C]):
         while len(chosen) < count:
             if self._index == len(self._order):
                 self._go_to(self._epoch + 1, 0)
-            chosen.append(_prompt(self.corpus.train[self._order[self._index]]))
+            chosen.append(prompt_of(self.corpus.train[self._order[self._index]]))
             self._index += 1
         return chosen
 
     def _sampled(self, prompts: Sequence[Prompt]) -> list[list[Completion]]:
         self._draws += 1
-        return sampled(self.setting, prompts, self._draws)
-
-
-def sampled(setting: Setting, prompts: Sequence[Prompt], draw: int) -> list[list[Completion]]:
-    """A group of completions for each prompt; this process samples its share of the groups."""
-    size, rollout, engine = setting.group, setting.rollout, setting.engine
-    assert engine is not None
-    own = setting.processes.share(len(prompts)).tolist()
-    made: dict[int, list[Completion]] = {}
-    if own:
-        places = [g * size + c for g in own for c in range(size)]
-        drawn = uniforms(setting.seed, draw, places, rollout.max_new_tokens)
-        asked = [prompts[place // size].ids for place in places]
-        found = engine.sample(asked, drawn, temperature=rollout.temperature)
-        made = {g: list(found[i * size : (i + 1) * size]) for i, g in enumerate(own)}
-    everywhere = {g: c for part in setting.processes.gather(made) for g, c in part.items()}
-    return [everywhere[g] for g in range(len(prompts))]
-
-
-def _prompt(row: Kept) -> Prompt:
-    return Prompt(row.row, tuple(row.tokens.prompt), row.asked, row.columns or {})
+        setting = self.setting
+        return sampled(
+            setting,
+            prompts,
+            seed=setting.seed,
+            draw=self._draws,
+            stream=lambda group, place: group * setting.group + place,
+        )

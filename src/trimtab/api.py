@@ -6,7 +6,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from trimtab.core.runfile import Plan, Registry, load
+from trimtab.core.registry import Registry
+from trimtab.core.runfile import Plan, load
 from trimtab.plugins.registry import Plugins
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
+from trimtab.core.stages import STAGES
 from trimtab.core.watch import watched
 
 Changes = Mapping[str, Mapping[str, Any]]
@@ -63,7 +64,7 @@ def notes(home: Path, summary: Mapping[str, Any]) -> list[str]:
     results = [stage["result"] for stage in summary["stages"] if stage.get("result")]
     lines = [f"made in {home}: {', '.join(map(str, results))}"] if results else []
     for stage in summary["stages"]:
-        if said := said_of_watch(home / "stages" / stage["name"]):
+        if said := said_of_watch(home / STAGES / stage["name"]):
             lines.append(f"{stage['name']}: {said}")
     return lines
 

@@ -68,9 +68,10 @@ def _made_last(run: Path) -> Path | None:
     """The data set that the run, or its last stage, made; None where that trained a model."""
     from trimtab.core.files import read_json
     from trimtab.core.finish import TRAIN, made_data
+    from trimtab.core.stages import STAGES
     from trimtab.core.summary import SUMMARY
 
     if (run / SUMMARY).is_file():
-        run = run / "stages" / read_json(run / SUMMARY)["stages"][-1]["name"]
+        run = run / STAGES / read_json(run / SUMMARY)["stages"][-1]["name"]
     folder = made_data(run)
     return folder and folder / TRAIN

@@ -83,7 +83,9 @@ def _logs(runs: Sequence[Path]) -> Iterator[Logs]:
 
 def _stages(home: Path) -> Iterator[tuple[str, Path]]:
     """In the order of the run file; one that it does not name comes last."""
-    there = {path.name: path for path in (home / "stages").glob("[!.]*") if path.is_dir()}
+    from trimtab.core.stages import STAGES
+
+    there = {path.name: path for path in (home / STAGES).glob("[!.]*") if path.is_dir()}
     if not there:
         yield "", home
     named = [name for name in _named(home) if name in there]

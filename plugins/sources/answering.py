@@ -1,0 +1,41 @@
+"""Prompts of a data set, each answered by the policy with a group of completions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from trimtab.core.engine import Completion
+from trimtab.core.sampling import uniforms
+from trimtab.core.source import Prompt, Setting
+from trimtab.plugins.sources.load import Kept
+
+
+def prompt_of(row: Kept) -> Prompt:
+    """The row's prompt, with the columns beside it."""
+    return Prompt(row.row, tuple(row.tokens.prompt), row.asked, row.columns or {})
+
+
+def sampled(
+    setting: Setting,
+    prompts: Sequence[Prompt],
+    *,
+    seed: int,
+    draw: int,
+    stream: Callable[[int, int], int],
+) -> list[list[Completion]]:
+    """A group of completions for each prompt; this process samples its share of the groups.
+
+    Completion c of prompt g is drawn by the stream ``stream(g, c)`` of draw number ``draw``.
+    """
+    size, rollout, engine = setting.group, setting.rollout, setting.engine
+    assert engine is not None
+    own = setting.processes.share(len(prompts)).tolist()
+    made: dict[int, list[Completion]] = {}
+    if own:
+        streams = [stream(g, c) for g in own for c in range(size)]
+        drawn = uniforms(seed, draw, streams, rollout.max_new_tokens)
+        asked = [prompts[g].ids for g in own for _ in range(size)]
+        found = engine.sample(asked, drawn, temperature=rollout.temperature)
+        made = {g: list(found[i * size : (i + 1) * size]) for i, g in enumerate(own)}
+    everywhere = {g: c for part in setting.processes.gather(made) for g, c in part.items()}
+    return [everywhere[g] for g in range(len(prompts))]
