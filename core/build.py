@@ -11,7 +11,7 @@ from trimtab.core.bases import Bases
 from trimtab.core.config import RunFile, Selected
 from trimtab.core.engine import Engine, EngineSetting
 from trimtab.core.errors import UserError
-from trimtab.core.judge import Judge
+from trimtab.core.judge import Judge, JudgeSetting
 from trimtab.core.lm import LanguageModel
 from trimtab.core.loop import Loop
 from trimtab.core.merging import based, merge_start, rows_to_read
@@ -61,6 +61,7 @@ def build(
     objective: Objective = made(registry, "objective", file.learns)
     tokenizer = load_tokenizer(file.model.name, trust_remote_code=file.model.trust_remote_code)
     rewards = rewards_of(file, registry)
+    judge = judge_of(file, registry)
     engine: Engine = made(registry, "engine", file.rollout.engine)
     setting = Setting(
         batch=objective.data,
@@ -73,7 +74,7 @@ def build(
         engine=engine,
         rewards=rewards,
         processes=processes,
-        judge=judge_of(file, registry),
+        judge=judge,
     )
     source = _source(file, registry, setting, file.source)
     streams = _streams(file, registry, setting, objective)
@@ -83,8 +84,10 @@ def build(
     reference = _reference(file, registry, objective, model)
     if reference is not None:
         check_fixed(reference, objective, source)
+    if judge is not None and (source.judges or (rewards and rewards.judges)):
+        judge.open(JudgeSetting(file.model, tokenizer, file.train.seed, model, directory))
     if rewards is not None:
-        rewards.open(RewardSetting(file.model, model, tokenizer, file.train.seed))
+        rewards.open(RewardSetting(file.model, model, tokenizer, file.train.seed, judge))
     engine.open(EngineSetting(file.model, model, tokenizer, stops))
     steps = _steps(file, source)
     optimizer = make_optimizer(model.trained(), file.train)

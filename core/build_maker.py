@@ -13,6 +13,7 @@ from trimtab.core.build import judge_of, made, on_its_base, rewards_of
 from trimtab.core.config import RunFile
 from trimtab.core.engine import Engine, EngineSetting
 from trimtab.core.errors import UserError
+from trimtab.core.judge import JudgeSetting
 from trimtab.core.lm import LanguageModel
 from trimtab.core.maker import Maker
 from trimtab.core.model import compute_dtype, device, load_tokenizer, micro_tokens
@@ -57,6 +58,7 @@ def build_maker(
             "name an objective"
         )
     rewards = rewards_of(file, registry) if maker.scores else None
+    judge = judge_of(file, registry) if maker.judges or (rewards and rewards.judges) else None
     setting = Setting(
         batch=Batch,
         data=file.data,
@@ -68,19 +70,21 @@ def build_maker(
         engine=engine,
         rewards=rewards,
         processes=processes,
-        judge=judge_of(file, registry),
+        judge=judge,
         directory=directory,
     )
     maker.open(setting)
     model = None
-    if maker.samples or rewards:
+    if maker.samples or rewards or (judge and judge.shares_base):
         bases = bases or Bases()
         file = on_its_base(file, directory, bases, processes, None)
         model = _sampled_from(file, rewards, bases)
-        if rewards is not None:
-            rewards.open(RewardSetting(file.model, model, tokenizer, file.train.seed))
         stops = stop_ids(model.base, tokenizer)
         engine.open(EngineSetting(file.model, model, tokenizer, stops))
+    if judge is not None:
+        judge.open(JudgeSetting(file.model, tokenizer, file.train.seed, model, directory))
+    if rewards is not None and model is not None:
+        rewards.open(RewardSetting(file.model, model, tokenizer, file.train.seed, judge))
     an_epoch = maker.steps(file.train.rows)
     steps = file.train.steps or an_epoch * (file.train.epochs or 1)
     if not maker.renewed:

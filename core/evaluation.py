@@ -152,6 +152,7 @@ def _sample(prompt: Prompt, group: Group, score: Score) -> dict[str, Any]:
         "reward": score.value,
         "parts": dict(score.parts),
         **({"why": score.why} if score.why else {}),
+        **({"said": dict(score.said)} if score.said else {}),
         "held_out": True,
     }
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from trimtab.core.errors import RunError, UserError
 from trimtab.core.reward import Group, Reward, Score, WrongCount
 
 LARGEST = torch.finfo(torch.float32).max
@@ -105,6 +106,8 @@ class _Work:
         except BaseException as error:  # of a stranger's code, which may call sys.exit()
             if isinstance(error, KeyboardInterrupt) and _in_main_thread():
                 raise
+            if self.reward.judges and isinstance(error, UserError | RunError):
+                raise  # its judge was not reached, or is not paid: asking again would not help
             self._ask_in_parts(asked, raised(error))
             return
         for each, scores in zip(asked, answers, strict=True):
@@ -175,11 +178,11 @@ def _sound(score: Any) -> Score:
         return Score(None, why=f"it answered {_short(repr(score))}, {_called(score)} and no Score")
     parts = {str(name): _number_or_none(value) for name, value in score.parts.items()}
     if score.value is None:
-        return Score(None, parts, _short(score.why or NO_ANSWER, 300))
+        return Score(None, parts, _short(score.why or NO_ANSWER, 300), score.said)
     try:
-        return Score(number(score.value), parts)
+        return Score(number(score.value), parts, said=score.said)
     except ValueError as error:
-        return Score(None, parts, str(error))
+        return Score(None, parts, str(error), score.said)
 
 
 def _number_or_none(value: Any) -> float | None:

@@ -29,6 +29,9 @@ class Made:
     samples: Sequence[Mapping[str, Any]] = ()
     """What was sampled and judged, for ``samples.jsonl``."""
 
+    chains: Sequence[Mapping[str, Any]] = ()
+    """How each row came about, for ``constitution.jsonl``: draft, critiques, revisions."""
+
     notes: Sequence[str] = ()
     """What the user should know."""
 
@@ -79,6 +82,11 @@ class Maker(ABC, Generic[C]):
         """Does it ask the run's rewards, with these options? Otherwise none is opened."""
         return True
 
+    @property
+    def judges(self) -> bool:
+        """Does it ask the run's judge, with these options? Otherwise none is opened."""
+        return False
+
     @abstractmethod
     def open(self, setting: Setting) -> None:
         """Read what there is to read. Raises ``UserError`` with every fault of it."""
@@ -94,6 +102,10 @@ class Maker(ABC, Generic[C]):
     def finish(self, rows: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
         """The data set, given the rows of all steps in their order: a choice among them, say."""
         return rows
+
+    def figures(self, counts: Mapping[str, int]) -> Mapping[str, Any]:
+        """What follows from the counts of all steps, added up, as JSON for ``data.json``."""
+        return {}
 
     def describe(self) -> Mapping[str, Any]:
         """What was read and what is made of it, as JSON for the run directory.

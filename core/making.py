@@ -129,6 +129,8 @@ class Making:
             run.log("metrics", record)
             for sample in samples:
                 run.log("samples", sample)
+            for chain in made.chains:
+                run.log("constitution", {"step": self.step + 1, **chain})
             self._keep(made)
             run.directory.set_state("running", self.step + 1)
         run.processes.wait()
@@ -167,9 +169,10 @@ class Making:
         home, maker = self.run.directory.path, self.parts.maker
         files = [self._file(step) for step in range(self.parts.steps)]
         chosen = list(maker.finish([row for file in files for row in file["rows"]]))
-        account = {**maker.describe(), "made": _account(files, chosen)}
+        made = _account(files, chosen)
+        account = {**maker.describe(), "made": made, **maker.figures(made.get("counts", {}))}
         if not chosen:
-            raise UserError(f"no row could be made: {_reasons(account['made'])}")
+            raise UserError(f"no row could be made: {_reasons(made)}")
         write_json(home / "data.json", account)
         write_atomically(home / "README.md", data_card(self.run, account, chosen))
         write_whole(home / DATA, lambda folder: _write_rows(folder, chosen))

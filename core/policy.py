@@ -16,8 +16,11 @@ if TYPE_CHECKING:
 
 POLICY = "policy"
 REFERENCE = "reference"
+BASE = "base"
+"""The base with every adapter off, the start's too."""
+
 CRITIC = "critic"
-LANGUAGE_ROLES = frozenset({POLICY, REFERENCE})
+LANGUAGE_ROLES = frozenset({POLICY, REFERENCE, BASE})
 """Roles that give log-probs. Every other role is scalar and gives values."""
 
 

@@ -15,6 +15,7 @@ from trimtab.core.options import Config
 
 if TYPE_CHECKING:
     from trimtab.core.config import ModelConfig
+    from trimtab.core.judge import Judge
     from trimtab.core.lm import LanguageModel
 
 C = TypeVar("C", bound=Config, default=Any)
@@ -32,6 +33,9 @@ class Score:
 
     why: str | None = None
     """Why it cannot judge."""
+
+    said: Mapping[str, Any] = field(default_factory=dict)
+    """What was said of it, as JSON for ``samples.jsonl``: a judge's words."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +70,8 @@ class RewardSetting:
     policy: LanguageModel
     tokenizer: Any
     seed: int
+    judge: Judge | None = None
+    """The run's, opened, for a reward that ``judges``; None where the run file has none."""
 
 
 class Reward(ABC, Generic[C]):
@@ -88,6 +94,9 @@ class Reward(ABC, Generic[C]):
     again group by group.
     """
 
+    judges: bool = False
+    """It asks the run's judge."""
+
     def __init__(self, config: C) -> None:
         self.config = config
 
@@ -101,6 +110,14 @@ class Reward(ABC, Generic[C]):
     @abstractmethod
     def score(self, groups: Sequence[Group]) -> list[list[Score]]:
         """One score a completion, in the order of the groups and of their completions."""
+
+    def counts(self) -> dict[str, int]:
+        """What it cost or met since the last call; whatever adds up over calls and processes."""
+        return {}
+
+    def figures(self, counts: Mapping[str, int]) -> dict[str, float]:
+        """Measures that follow from such counts, added up over a step, for the log."""
+        return {}
 
     def describe(self) -> Mapping[str, Any]:
         """What it is, as JSON for the run directory: how well a classifier was fitted, say."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,6 +75,7 @@ class Rewards:
         self._guards = [Guard(member.reward, rollout.reward_timeout) for member in members]
         self._moments = {m.label: Moments() for m in members if m.section.standardize}
         self._faults: list[Fault] = []
+        self._counts: dict[str, Counter[str]] = {}
         self._rows = self._unscored = 0
 
     def adapters(self, model: ModelConfig) -> dict[str, Path]:
@@ -119,6 +121,21 @@ class Rewards:
             self._count(totals)
         return totals
 
+    @property
+    def judges(self) -> bool:
+        """Does one of them ask the run's judge?"""
+        return any(member.reward.judges for member in self.members)
+
+    def drain_figures(self) -> dict[str, float]:
+        """What the rewards have to say of the calls since the last one, as ``label/figure``."""
+        found, self._counts = self._counts, {}
+        return {
+            f"{member.label}/{name}": value
+            for member in self.members
+            if (counts := found.get(member.label))
+            for name, value in member.reward.figures(counts).items()
+        }
+
     def drain_faults(self) -> list[Fault]:
         """What could not be scored since the last call; once a step, for its metrics and notes."""
         found, self._faults = self._faults, []
@@ -153,9 +170,12 @@ class Rewards:
         answers = [guard.score(mine) for guard in self._guards] if mine else []
         scored = [scores for scores, _ in answers]
         recovered = [why for _, why in answers]
-        shares = processes.gather((own, scored, recovered))
+        counts = [member.reward.counts() for member in self.members]
+        shares = processes.gather((own, scored, recovered, counts))
         found: list[list[list[Score]]] = [[[] for _ in groups] for _ in self.members]
-        for numbers, by_member, whys in shares:
+        for numbers, by_member, whys, counted in shares:
+            for member, of_member in zip(self.members, counted, strict=True):
+                self._counts.setdefault(member.label, Counter()).update(of_member)
             for m, scores in enumerate(by_member):
                 for g, of_group in zip(numbers, scores, strict=True):
                     found[m][g] = of_group
@@ -189,11 +209,14 @@ class Rewards:
 
     def _total(self, scores: Sequence[Score], shaped: Sequence[float | None]) -> Score:
         parts: dict[str, float | None] = {}
+        said: dict[str, Any] = {}
         whys = []
         total = 0.0
         for member, score, value in zip(self.members, scores, shaped, strict=True):
             parts[member.label] = score.value
             parts |= {f"{member.label}/{name}": part for name, part in score.parts.items()}
+            if score.said:
+                said[member.label] = dict(score.said)
             if not member.section.weight:
                 continue
             if value is None:
@@ -201,10 +224,11 @@ class Rewards:
             else:
                 total += member.section.weight * value
         if whys:
-            return Score(None, parts, "; ".join(whys))
+            return Score(None, parts, "; ".join(whys), said)
         if not abs(total) <= LARGEST:
-            return Score(None, parts, f"{TOO_LARGE} {total}, which is no finite float32")
-        return Score(total, parts)
+            why = f"{TOO_LARGE} {total}, which is no finite float32"
+            return Score(None, parts, why, said)
+        return Score(total, parts, said=said)
 
     def _note_faults(
         self,

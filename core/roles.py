@@ -32,7 +32,7 @@ from trimtab.core.adapters import (
 )
 from trimtab.core.config import AdapterConfig
 from trimtab.core.errors import UserError
-from trimtab.core.policy import CRITIC, LANGUAGE_ROLES, POLICY, REFERENCE
+from trimtab.core.policy import BASE, CRITIC, LANGUAGE_ROLES, POLICY, REFERENCE
 from trimtab.core.seeds import mixed
 from trimtab.core.stacking import adapted, check_plain, write_sum
 from trimtab.core.value_head import save_value_head, value_head
@@ -126,7 +126,7 @@ class Roles:
 
     def adapters(self, role: str) -> list[str]:
         """The adapters that are on for a role, bottom first; none where it is the base itself."""
-        if self.peft is None:
+        if self.peft is None or role == BASE:
             return []
         there = self.peft.peft_config
         below = [BELOW] if BELOW in there and role in LANGUAGE_ROLES else []
@@ -178,8 +178,7 @@ class Roles:
             raise UserError("a policy without an adapter has no copy to be the reference")
         if START in self.peft.peft_config:
             return
-        if self.active == REFERENCE and not self.adapters(REFERENCE):
-            self.peft.base_model.enable_adapter_layers()
+        self._switch_on()
         config = deepcopy(self.peft.peft_config[POLICY])
         config.inference_mode = True
         self.peft.add_adapter(START, config)
@@ -279,8 +278,7 @@ class Roles:
             self.peft.base_model.disable_adapter_layers()
             self.active = name
             return
-        if self.active == REFERENCE and not self.adapters(REFERENCE):
-            self.peft.base_model.enable_adapter_layers()
+        self._switch_on()
         frozen = name == REFERENCE or name in self.frozen
         if len(adapters) == 1:
             self.peft.set_adapter(adapters[0], inference_mode=frozen)
@@ -289,6 +287,11 @@ class Roles:
             for parameter in self.parameters(BELOW):
                 parameter.requires_grad_(False)
         self.active = name
+
+    def _switch_on(self) -> None:
+        """Where the active role is the base, with all adapters off."""
+        if self.active is not None and not self.adapters(self.active):
+            self.peft.base_model.enable_adapter_layers()
 
     def _add(self, role: str, config: Any) -> None:
         from peft import PeftModel, get_peft_model

@@ -84,6 +84,9 @@ class Source(ABC, Generic[C]):
     name: ClassVar[str]
     options: ClassVar[type[Config]]
 
+    judges: bool = False
+    """It asks the run's judge; otherwise none is opened for it."""
+
     fixed: ClassVar[bool] = False
     """Rows come from a data set, so what is computed of them may be cached on disk."""
 

@@ -530,7 +530,7 @@ class Shorter(Judge):
     def _first(self, one):
         return 0.8 if len(one.first) < len(one.second) else 0.2
 
-    def score(self, prompts, completions):
+    def score(self, ratings):
         raise NotImplementedError
 
 

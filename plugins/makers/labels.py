@@ -89,6 +89,10 @@ class Labels(Maker[LabelsConfig]):
     def scores(self) -> bool:
         return self.config.by == "reward"
 
+    @property
+    def judges(self) -> bool:
+        return self.config.by == "judge"
+
     def open(self, setting: Setting) -> None:
         self.read = AnsweredRows(setting)
         self._earlier = [row for name in self.config.earlier for row in _rows_of(name)]

@@ -95,7 +95,8 @@ class OnlineSource(Source[C]):
         self._account.faults = self.rewards.drain_faults()
         self._notes += [fault for fault in self._account.faults if fault[:2] not in self._told]
         self._told |= {fault[:2] for fault in self._notes}
-        found, left = self._account.metrics(), self._account.records
+        found = {**self._account.metrics(), **self.rewards.drain_figures()}
+        left = self._account.records
         self._account = Account(records=left)
         return found
 

@@ -83,6 +83,7 @@ def record(row: int, group: Group, index: int, score: Score) -> dict[str, Any]:
         "reward": score.value,
         "parts": dict(score.parts),
         **({"why": score.why} if score.why else {}),
+        **({"said": dict(score.said)} if score.said else {}),
     }
 
 

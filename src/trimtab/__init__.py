@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     )
     from trimtab.core.engine import Completion, Engine
     from trimtab.core.hookspecs import hookimpl
-    from trimtab.core.judge import Judge
+    from trimtab.core.judge import Comparison, Judge, Rating, Verdict
     from trimtab.core.maker import Made, Maker
     from trimtab.core.objective import Loss, Needs, Objective, Term, Updates
     from trimtab.core.options import Config
@@ -34,7 +34,7 @@ _HOMES = {
     "batches": ("Batch", "Demonstrations", "Labelled", "Pairs", "Ranked", "Rollouts", "Sequences"),
     "engine": ("Completion", "Engine"),
     "hookspecs": ("hookimpl",),
-    "judge": ("Judge",),
+    "judge": ("Comparison", "Judge", "Rating", "Verdict"),
     "maker": ("Made", "Maker"),
     "objective": ("Loss", "Needs", "Objective", "Term", "Updates"),
     "options": ("Config",),
@@ -49,6 +49,7 @@ _HOME |= dict.fromkeys(("load_run_file", "resume", "train"), "trimtab.api")
 __all__ = [
     "Around",
     "Batch",
+    "Comparison",
     "Completion",
     "Config",
     "Demonstrations",
@@ -64,6 +65,7 @@ __all__ = [
     "Pairs",
     "Part",
     "Ranked",
+    "Rating",
     "Recipe",
     "Reference",
     "Reward",
@@ -73,6 +75,7 @@ __all__ = [
     "Source",
     "Term",
     "Updates",
+    "Verdict",
     "hookimpl",
     "load_run_file",
     "resume",
