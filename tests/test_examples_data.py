@@ -177,7 +177,7 @@ def test_the_real_harm_scores_make_ratings_and_pairs(tmp_path, monkeypatch, caps
 
 
 def test_a_beginning_of_several_kinds_is_one_prompt():
-    contents = {"insult": "He said\n\nShe “did\n".encode(), "threat": b"He said\nThey"}
+    contents = {"insult": "He said\n\nShe “did\n".encode(), "threat": b"He said\nprompt\nThey"}
     made = list(toxic.rows(contents, "Go on: {beginning}"))
     assert [(row["beginning"], row["kinds"]) for row in made] == [
         ("He said", ["insult", "threat"]),
@@ -202,7 +202,7 @@ def test_the_real_beginnings_are_in_one_part_each(tmp_path, monkeypatch, capsys)
         pytest.skip(f"{installed} is not {toxic.VERSION}")
     ran(toxic, monkeypatch, tmp_path)
     train, test = (lines(tmp_path / f"{part}.jsonl") for part in ("train", "test"))
-    assert (len(train), len(test)) == (496, 127)
+    assert (len(train), len(test)) == (495, 127)
     beginnings = [row["beginning"] for row in (*train, *test)]
     assert len(set(beginnings)) == len(beginnings)
     printed = capsys.readouterr().out
