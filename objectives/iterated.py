@@ -6,14 +6,20 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from trimtab import Around, Batch, Labelled, Pairs, Part, Ranked, Recipe, Rollouts, hookimpl
-from trimtab.core.config import Selected
-from trimtab.core.errors import UserError
+from trimtab import Around, Batch, Labelled, Pairs, Part, Recipe, Rollouts, hookimpl
 from trimtab.core.recipe import OptionError
+from trimtab.objectives.feedback_options import Fitting, option_of
+from trimtab.objectives.feedback_stages import (
+    candidates_part,
+    check_no_proxy,
+    fitted_with,
+    labels_part,
+    learning,
+    of_rows,
+    proxy,
+    reward_model_part,
+)
 from trimtab.objectives.iterated_options import ROUND, IteratedConfig, Selecting
-
-PROXY = "proxy"
-"""What the log calls the reward model that was fitted to the labels."""
 
 MEMBERS = 3
 """Of the ensemble, where the run file does not say."""
@@ -64,7 +70,7 @@ class _Rounds:
         learns_from = around.learns_from(optimizer["name"])
         _check_labels(config, around)
         _check_select(config.select)
-        disagreeing = _option(config.select, "by", "disagreement") == "disagreement"
+        disagreeing = option_of(config.select, "by", "disagreement") == "disagreement"
         if disagreeing and config.rounds == 1:
             raise OptionError(
                 "select.by",
@@ -73,9 +79,7 @@ class _Rounds:
             )
         fit: Mapping[str, Any] | None = None
         if disagreeing or learns_from is Rollouts:
-            fit = around.objective(
-                config.reward_model.objective, Ranked, option="reward_model.objective"
-            )
+            fit = fitted_with(around, config.reward_model)
         if disagreeing and fit is not None:
             fit = _ensemble(config, fit)
         return cls(config, around, optimizer, learns_from, fit)
@@ -93,38 +97,34 @@ class _Rounds:
 
     def _candidates(self, number: int) -> Part:
         config, around = self.config, self.around
-        source: dict[str, Any] = {"name": "candidates"}
-        seed = self._seed(number)
-        if config.prompts is not None:  # one order of the prompts: no two rounds have the same
-            seed = around.seed
-            source |= {"prompts": config.prompts, "skip": config.prompts * (number - 1)}
+        chosen = (
+            config.prompts is not None
+        )  # one order of the prompts: no two rounds have the same
         model = around.section("model")
         if number > 1:
             model = {**around.base, "start": f"stages.policy-{number - 1}"}
-        return Part(
+        return candidates_part(
             f"candidates-{number}",
-            {
-                **around.making(seed),
-                "source": source,
-                "model": model,
-                "rollout": {**around.section("rollout"), "group": config.n},
-                "reward": None,
-                "judge": None,
-            },
+            around,
+            n=config.n,
+            model=model,
+            seed=around.seed if chosen else self._seed(number),
+            prompts=config.prompts,
+            skip=(config.prompts or 0) * (number - 1),
         )
 
     def _selection(self, number: int, select: Selecting) -> Part:
         source = select.model_dump(mode="json")
         reward = None
-        if _option(select, "by", "disagreement") == "disagreement":
+        if option_of(select, "by", "disagreement") == "disagreement":
             if number == 1:
                 source["by"] = "random"
             else:
-                reward = [self._proxy(number - 1, {})]
+                reward = [proxy(Fitting(), f"rm-{number - 1}")]
         return Part(
             f"selection-{number}",
             {
-                **self._of_rows(number),
+                **of_rows(self.around, self._seed(number)),
                 "source": source,
                 "data": self.around.data_of([f"stages.candidates-{number}"]),
                 "reward": reward,
@@ -139,85 +139,55 @@ class _Rounds:
         if number > 1:
             labels["earlier"] = [f"stages.labels-{number - 1}"]
         rows = "candidates" if self.config.select is None else "selection"
-        by = _option(self.config.labels, "by", "reward")
-        return Part(
+        by = option_of(self.config.labels, "by", "reward")
+        return labels_part(
             f"labels-{number}",
-            {
-                **self._of_rows(number),
-                "source": labels,
-                "data": self.around.data_of([f"stages.{rows}-{number}"]),
-                "reward": self.around.judging if by in ("reward", None) else None,
-                "judge": self.around.sections.get("judge") if by in ("judge", None) else None,
-            },
+            self.around,
+            labels,
+            made=f"{rows}-{number}",
+            seed=self._seed(number),
+            reward=self.around.judging if by in ("reward", None) else None,
+            judge=self.around.sections.get("judge") if by in ("judge", None) else None,
         )
 
     def _reward_model(self, number: int, fit: Mapping[str, Any]) -> Part:
-        config, around = self.config.reward_model, self.around
-        given = config.train.model_dump(mode="json", exclude_unset=True) if config.train else {}
-        kept = {k: v for k, v in around.section("train").items() if k not in ("steps", "epochs")}
-        seed = given.get("seed", around.seed) + number - 1
-        return Part(
+        return reward_model_part(
             f"rm-{number}",
-            {
-                **dict.fromkeys(("reward", "judge", "rollout", "reference", "streams", "watch")),
-                "objective": fit,
-                "data": around.data_of([f"stages.labels-{number}"], eval=self.config.eval),
-                "model": {**around.section("model"), **config.model},
-                "train": {**kept, **given, "seed": seed},
-            },
+            self.around,
+            self.config.reward_model,
+            fit,
+            labels=f"labels-{number}",
+            seed=self._seed(number),
+            held_out=self.config.eval,
         )
 
     def _policy(self, number: int) -> Part:
         around, model = self.around, self.around.section("model")
         if number > 1 and self.config.begin == "latest":
             model["start"] = f"stages.policy-{number - 1}"
-        sections: dict[str, Any] = {
-            "objective": self.optimizer,
-            "model": model,
-            "train": {**around.section("train"), "seed": self._seed(number)},
-        }
-        if self.learns_from is Rollouts:
-            watched = [{**reward, "weight": 0.0} for reward in around.rewards]
-            sections["reward"] = [self._proxy(number, self.config.reward_model.reward), *watched]
-        else:
-            changes = {} if self.learns_from is Pairs else {"convert": "pairs-to-labels"}
-            sections["data"] = around.data_of(
-                [f"stages.labels-{number}"], eval=self.config.eval, **changes
-            )
-        return Part(f"policy-{number}", sections)
-
-    def _of_rows(self, number: int) -> dict[str, Any]:
-        """Sections of a part that reads rows and samples nothing."""
-        rollout = self.around.section("rollout")
-        scoring = {k: rollout[k] for k in ("reward_timeout", "max_unscored") if k in rollout}
-        return {
-            **self.around.making(self._seed(number)),
-            "model": self.around.base,
-            "rollout": scoring or None,
-        }
-
-    def _proxy(self, number: int, options: Mapping[str, Any]) -> dict[str, Any]:
-        """The reward model of a round, as a reward."""
-        return {
-            "name": "reward_model",
-            "label": PROXY,
-            **options,
-            "from": f"stages.rm-{number}",
-        }
+        watched = [{**reward, "weight": 0.0} for reward in around.rewards]
+        return Part(
+            f"policy-{number}",
+            {
+                "objective": self.optimizer,
+                "model": model,
+                "train": {**around.section("train"), "seed": self._seed(number)},
+                **learning(
+                    around,
+                    self.learns_from,
+                    labels=f"labels-{number}",
+                    held_out=self.config.eval,
+                    rewards=[proxy(self.config.reward_model, f"rm-{number}"), *watched],
+                ),
+            },
+        )
 
     def _seed(self, number: int) -> int:
         return self.around.seed + number - 1
 
 
-def _option(chosen: Selected | None, option: str, default: Any) -> Any:
-    """An option of a source; None where it is another source than ours, or there is none."""
-    if chosen is None or chosen.name != type(chosen).model_fields["name"].default:
-        return None
-    return chosen.options.get(option, default)
-
-
 def _check_labels(config: IteratedConfig, around: Around) -> None:
-    by = _option(config.labels, "by", "reward")
+    by = option_of(config.labels, "by", "reward")
     if by == "reward" and not around.counting:
         raise OptionError(
             "labels",
@@ -226,15 +196,11 @@ def _check_labels(config: IteratedConfig, around: Around) -> None:
         )
     if by == "judge" and around.sections.get("judge") is None:
         raise OptionError("labels.by", "the run file names no judge: give judge: {name: ...}")
-    if PROXY in [reward.get("label", reward.get("name")) for reward in around.rewards]:
-        raise UserError(
-            f"a reward is labelled {PROXY!r}, which is what the log calls the reward model of the "
-            "labels: give it another label"
-        )
+    check_no_proxy(around)
 
 
 def _check_select(select: Selecting | None) -> None:
-    if select is not None and _option(select, "budget", 0) == 0:
+    if select is not None and option_of(select, "budget", 0) == 0:
         raise OptionError("select.budget", "this is required: how many pairs a round has labelled")
 
 

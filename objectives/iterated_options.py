@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
 from annotated_types import Ge, Gt
-from pydantic import Field, model_validator
+from pydantic import model_validator
 
 from trimtab import Config
 from trimtab.core.config import Selected
 from trimtab.core.options import LocalPath, OfKind
-from trimtab.core.training import TrainConfig
+from trimtab.objectives.feedback_options import Fitting, Labelling
 
 ROUND = "{round}"
 """In the name of a file of labels: the number of the round."""
@@ -21,29 +21,6 @@ class Selecting(Selected):
 
     name: str = "selection"
     """Which one."""
-
-
-class Labelling(Selected):
-    """The source that labels, with its options; ``name`` may be left out."""
-
-    name: str = "labels"
-    """Which one."""
-
-
-class Fitting(Config):
-    """How the reward model of each round is fitted to all labels so far."""
-
-    objective: Annotated[Selected | None, OfKind("objective")] = None
-    """What it learns with, any objective that learns from rankings; null is the built-in one."""
-
-    train: TrainConfig | None = None
-    """What is given here, over the file's ``train``; one epoch unless it says how long."""
-
-    model: dict[str, Any] = Field(default_factory=dict)
-    """What is given here, over the file's ``model``."""
-
-    reward: dict[str, Any] = Field(default_factory=dict)
-    """Options of the reward that reads it, such as ``combine: lower`` of an ensemble."""
 
 
 class IteratedConfig(Config):

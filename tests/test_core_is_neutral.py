@@ -14,6 +14,8 @@ from trimtab.plugins.admission import KINDS
 from trimtab.plugins.registry import Plugins
 
 CORE = sorted(Path(trimtab.core.gradient.__file__).parent.glob("*.py"))
+SHARED = "feedback_"
+"""Begins the names of the modules that recipes have in common."""
 OBJECTIVES = sorted(Path(trimtab.objectives.sft.__file__).parent.glob("*.py"))
 
 
@@ -88,10 +90,11 @@ def test_recipes_name_no_objective(path):
     classes = {cls.__name__ for cls in builtin_classes() if not issubclass(cls, Recipe)}
     banned = (set(builtin_names()) - own - elsewhere) | classes
     options = f"trimtab.objectives.{path.stem}_options."
-    for file in path.parent.glob(f"{path.stem}*.py"):
+    for file in (*path.parent.glob(f"{path.stem}*.py"), *path.parent.glob(f"{SHARED}*.py")):
         source = file.read_text(encoding="utf-8")
         assert banned & set(said(source)) == set()
-        others = [name for name in imported(source) if not name.startswith(options)]
+        allowed = (options, f"trimtab.objectives.{SHARED}")
+        others = [name for name in imported(source) if not name.startswith(allowed)]
         assert not [name for name in others if name.startswith("trimtab.objectives")]
 
 

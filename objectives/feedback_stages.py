@@ -1,0 +1,159 @@
+"""Stages that recipes of feedback share: candidates -> labels -> a reward model -> the policy."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from trimtab import Around, Batch, Pairs, Part, Ranked, Rollouts
+from trimtab.core.errors import UserError
+from trimtab.objectives.feedback_options import Fitting
+
+PROXY = "proxy"
+"""What the log calls the reward model that was fitted to labels."""
+
+SELF = {"name": "local"}
+"""The judge where the run file names none: the run's own model, without its adapters."""
+
+
+def judge_of(around: Around) -> dict[str, Any]:
+    """The section ``judge``; without one, the run's own model judges."""
+    return around.section("judge") or dict(SELF)
+
+
+def measuring(around: Around) -> list[dict[str, Any]]:
+    """All rewards of the file, for a part that only measures by them: without running means,
+    which no such part has."""
+    rewards = around.rewards
+    return [{k: v for k, v in one.items() if k != "standardize"} for one in rewards]
+
+
+def check_no_proxy(around: Around) -> None:
+    """``UserError`` where a reward has the name that a fitted one gets."""
+    if PROXY in [reward.get("label", reward.get("name")) for reward in around.rewards]:
+        raise UserError(
+            f"a reward is labelled {PROXY!r}, which is what the log calls the reward model of the "
+            "labels: give it another label"
+        )
+
+
+def fitted_with(around: Around, fitting: Fitting) -> dict[str, Any]:
+    """The section ``objective`` of a reward model."""
+    return around.objective(fitting.objective, Ranked, option="reward_model.objective")
+
+
+def candidates_part(
+    name: str,
+    around: Around,
+    *,
+    n: int,
+    model: Mapping[str, Any],
+    seed: int,
+    prompts: int | None = None,
+    skip: int = 0,
+) -> Part:
+    """``n`` completions of each prompt of ``data``, by the policy that ``model`` starts from."""
+    source: dict[str, Any] = {"name": "candidates"}
+    if prompts is not None:
+        source |= {"prompts": prompts, "skip": skip}
+    return Part(
+        name,
+        {
+            **around.making(seed),
+            "source": source,
+            "model": model,
+            "rollout": {**around.section("rollout"), "group": n},
+            "reward": None,
+            "judge": None,
+        },
+    )
+
+
+def of_rows(around: Around, seed: int) -> dict[str, Any]:
+    """Sections of a part that reads rows and samples nothing."""
+    rollout = around.section("rollout")
+    scoring = {k: rollout[k] for k in ("reward_timeout", "max_unscored") if k in rollout}
+    return {**around.making(seed), "model": around.base, "rollout": scoring or None}
+
+
+def labels_part(
+    name: str,
+    around: Around,
+    source: Mapping[str, Any],
+    *,
+    made: str | None,
+    seed: int,
+    reward: Sequence[Mapping[str, Any]] | None,
+    judge: Mapping[str, Any] | None,
+) -> Part:
+    """Labels of what the part ``made`` made; None reads the file's own ``data``."""
+    data = {"data": around.data_of([f"stages.{made}"])} if made else {}
+    sections = {"source": source, "reward": reward, "judge": judge}
+    return Part(name, {**of_rows(around, seed), **data, **sections})
+
+
+def reward_model_part(
+    name: str,
+    around: Around,
+    fitting: Fitting,
+    objective: Mapping[str, Any],
+    *,
+    labels: str,
+    seed: int,
+    held_out: str | None = None,
+) -> Part:
+    """A reward model of the labels that the part ``labels`` made, for one epoch by default.
+
+    ``seed`` takes the place of ``train.seed``; one that ``fitting`` gives is counted from there.
+    """
+    given = given_of(fitting)
+    own = given.get("seed", around.seed) + seed - around.seed
+    return Part(
+        name,
+        {
+            **dict.fromkeys(("reward", "judge", "rollout", "reference", "streams", "watch")),
+            "objective": objective,
+            "data": around.data_of([f"stages.{labels}"], eval=held_out),
+            "model": {**around.section("model"), **fitting.model},
+            "train": {**untimed(around), **given, "seed": own},
+        },
+    )
+
+
+def given_of(fitting: Fitting) -> dict[str, Any]:
+    """What it gives of ``train``."""
+    if fitting.train is None:
+        return {}
+    return fitting.train.model_dump(mode="json", exclude_unset=True)
+
+
+def untimed(around: Around) -> dict[str, Any]:
+    """The section ``train`` without how long: one epoch."""
+    train = around.section("train").items()
+    return {key: value for key, value in train if key not in ("steps", "epochs")}
+
+
+def proxy(fitting: Fitting, reward_model: str) -> dict[str, Any]:
+    """The reward model of that part, as a reward."""
+    return {
+        "name": "reward_model",
+        "label": PROXY,
+        **fitting.reward,
+        "from": f"stages.{reward_model}",
+    }
+
+
+def learning(
+    around: Around,
+    learns_from: type[Batch],
+    *,
+    labels: str,
+    held_out: str | None,
+    rewards: Sequence[Mapping[str, Any]],
+) -> dict[str, Any]:
+    """The sections that tell an optimizer what to learn from: one that learns from rollouts has
+    ``rewards``, any other the labels that the part ``labels`` made."""
+    if learns_from is Rollouts:
+        return {"reward": rewards}
+    changes = {} if learns_from is Pairs else {"convert": "pairs-to-labels"}
+    return {"data": around.data_of([f"stages.{labels}"], eval=held_out, **changes)}
