@@ -43,6 +43,7 @@ BUILTIN = (
     "trimtab.objectives.online_dpo",
     "trimtab.objectives.best_of_n",
     "trimtab.objectives.iterated",
+    "trimtab.objectives.rlaif",
     "trimtab.plugins.references.adapter_off",
     "trimtab.plugins.references.model",
     "trimtab.plugins.references.moving",

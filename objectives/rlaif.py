@@ -1,0 +1,172 @@
+"""Learning from AI feedback: a judge labels pairs, or its scores are the reward."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from trimtab import Around, Labelled, Pairs, Part, Recipe, Rollouts, hookimpl
+from trimtab.core.recipe import OptionError
+from trimtab.objectives.feedback_options import is_ours, option_of
+from trimtab.objectives.feedback_stages import (
+    candidates_part,
+    check_no_proxy,
+    fitted_with,
+    judge_of,
+    labels_part,
+    learning,
+    measuring,
+    proxy,
+    reward_model_part,
+)
+from trimtab.objectives.rlaif_options import RLAIFConfig
+
+MODES = {"preference": "compare", "score": "score"}
+"""What the judge is asked, of each kind of feedback."""
+
+BY_THE_JUDGE = "judge"
+"""The reward that asks the judge."""
+
+OF_BOTH = {"feedback", "optimizer"}
+"""The options that have a meaning with either feedback."""
+
+OF_ROLLOUTS = ("n", "prompts")
+
+ITS_OWN = ("soft", "budget")
+"""Options of the source ``labels`` that are the recipe's."""
+
+
+class RLAIF(Recipe[RLAIFConfig]):
+    """Learn from the judge's feedback in place of people's.
+
+        preference:   P(y_1 > y_2 | x), as the judge says it, labels pairs
+        score:        r(x, y) = E[score], as the judge says it, is the reward
+
+    Lee et al. 2023, arXiv:2309.00267: the labels of section 2.2, and in section 2.3 direct-RLAIF.
+    ``judge`` names who judges; without one it is the run's own model with its adapters off. The
+    stages of preference: ``candidates`` answers the prompts of ``data`` (``pairs: data`` has
+    none), ``labels`` asks the judge, ``rm`` fits a reward model where the optimizer learns from
+    rollouts, and ``policy`` trains. Score is one stage.
+
+    The file's rewards are added to the judge's score or the reward model's, each by its weight:
+    ``weight: 0`` watches. An optimizer that learns from the labels cannot learn from rewards, so
+    there all are watched. The stage ``labels`` says how often the judge agrees with them.
+    """
+
+    name = "rlaif"
+    options = RLAIFConfig
+
+    def expand(self, around: Around) -> Sequence[Part]:
+        around.refuse_source()
+        _check_mode(self.config, around)
+        if self.config.feedback == "score":
+            return [self._scored(around)]
+        return list(self._preferred(around))
+
+    def _scored(self, around: Around) -> Part:
+        given = sorted(self.config.model_fields_set - OF_BOTH)
+        if given:
+            raise OptionError(
+                given[0], "this is of feedback: preference, and feedback is score: leave it out"
+            )
+        asked = [reward.get("name") for reward in around.rewards]
+        judging = [] if BY_THE_JUDGE in asked else [{"name": BY_THE_JUDGE}]
+        return Part(
+            "train",
+            {
+                "objective": around.objective(self.config.optimizer, Rollouts),
+                "judge": {**judge_of(around), "mode": MODES["score"]},
+                "reward": [*judging, *around.rewards],
+            },
+        )
+
+    def _preferred(self, around: Around) -> Iterator[Part]:
+        config = self.config
+        optimizer = around.objective(config.optimizer, Pairs, Labelled, Rollouts)
+        learns_from = around.learns_from(optimizer["name"])
+        labels = _labels(config)
+        rewards: list[dict[str, Any]] = around.rewards
+        judge = judge_of(around)
+        made = None
+        if config.pairs == "rollouts":
+            made = "candidates"
+            yield candidates_part(
+                made,
+                around,
+                n=config.n,
+                model=around.section("model"),
+                seed=around.seed,
+                prompts=config.prompts,
+            )
+        elif given := [name for name in OF_ROLLOUTS if name in config.model_fields_set]:
+            raise OptionError(
+                given[0], "this is of pairs: rollouts, and pairs is data: leave it out"
+            )
+        yield labels_part(
+            "labels",
+            around,
+            labels,
+            made=made,
+            seed=around.seed,
+            reward=_gold(around) or None,
+            judge=judge,
+        )
+        if learns_from is Rollouts:
+            check_no_proxy(around)
+            yield reward_model_part(
+                "rm",
+                around,
+                config.reward_model,
+                fitted_with(around, config.reward_model),
+                labels="labels",
+                seed=around.seed,
+                held_out=config.eval,
+            )
+            rewards = [proxy(config.reward_model, "rm"), *rewards]
+        yield Part(
+            "policy",
+            {
+                "objective": optimizer,
+                "judge": judge if around.rewards else None,
+                **learning(
+                    around, learns_from, labels="labels", held_out=config.eval, rewards=rewards
+                ),
+            },
+        )
+
+
+def _check_mode(config: RLAIFConfig, around: Around) -> None:
+    """The feedback says what the judge is asked; the section ``judge`` may only say the same."""
+    wanted = MODES[config.feedback]
+    given = around.section("judge").get("mode", wanted)
+    if given != wanted:
+        raise OptionError(
+            "feedback",
+            f"with feedback: {config.feedback} the judge is asked to {wanted}, and judge.mode is "
+            f"{given}: leave judge.mode out, or change the feedback",
+        )
+
+
+def _labels(config: RLAIFConfig) -> Mapping[str, Any]:
+    """The section ``source`` of the labels."""
+    source = config.labels.model_dump(mode="json")
+    if not is_ours(config.labels):
+        return source
+    if option_of(config.labels, "by", "judge") != "judge":
+        raise OptionError("labels.by", "AI feedback is labels by judge: leave it out")
+    if given := [name for name in ITS_OWN if name in config.labels.options]:
+        raise OptionError(
+            f"labels.{given[0]}", f"this is the recipe's own option {given[0]!r}: give it there"
+        )
+    return {**source, "by": "judge", "soft": config.soft, "budget": config.budget}
+
+
+def _gold(around: Around) -> list[dict[str, Any]]:
+    """The rewards with which the judge's labels are compared: not those that ask it again."""
+    return [reward for reward in measuring(around) if reward.get("name") != BY_THE_JUDGE]
+
+
+@hookimpl
+def provide_objectives() -> Sequence[type]:
+    """Register rlaif."""
+    return [RLAIF]
