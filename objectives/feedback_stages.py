@@ -7,6 +7,7 @@ from typing import Any
 
 from trimtab import Around, Batch, Pairs, Part, Ranked, Rollouts
 from trimtab.core.errors import UserError
+from trimtab.core.training import TrainConfig
 from trimtab.objectives.feedback_options import Fitting
 
 PROXY = "proxy"
@@ -14,6 +15,9 @@ PROXY = "proxy"
 
 SELF = {"name": "local"}
 """The judge where the run file names none: the run's own model, without its adapters."""
+
+BY_THE_JUDGE = "judge"
+"""The reward that asks the judge."""
 
 
 def judge_of(around: Around) -> dict[str, Any]:
@@ -26,6 +30,11 @@ def measuring(around: Around) -> list[dict[str, Any]]:
     which no such part has."""
     rewards = around.rewards
     return [{k: v for k, v in one.items() if k != "standardize"} for one in rewards]
+
+
+def gold(around: Around) -> list[dict[str, Any]]:
+    """The rewards with which a judge's labels are compared: not those that ask it again."""
+    return [reward for reward in measuring(around) if reward.get("name") != BY_THE_JUDGE]
 
 
 def check_no_proxy(around: Around) -> None:
@@ -106,7 +115,7 @@ def reward_model_part(
 
     ``seed`` takes the place of ``train.seed``; one that ``fitting`` gives is counted from there.
     """
-    given = given_of(fitting)
+    given = given_of(fitting.train)
     own = given.get("seed", around.seed) + seed - around.seed
     return Part(
         name,
@@ -120,11 +129,9 @@ def reward_model_part(
     )
 
 
-def given_of(fitting: Fitting) -> dict[str, Any]:
-    """What it gives of ``train``."""
-    if fitting.train is None:
-        return {}
-    return fitting.train.model_dump(mode="json", exclude_unset=True)
+def given_of(train: TrainConfig | None) -> dict[str, Any]:
+    """What such an option gives of the section ``train``."""
+    return {} if train is None else train.model_dump(mode="json", exclude_unset=True)
 
 
 def untimed(around: Around) -> dict[str, Any]:

@@ -44,6 +44,7 @@ BUILTIN = (
     "trimtab.objectives.best_of_n",
     "trimtab.objectives.iterated",
     "trimtab.objectives.rlaif",
+    "trimtab.objectives.constitutional",
     "trimtab.plugins.references.adapter_off",
     "trimtab.plugins.references.model",
     "trimtab.plugins.references.moving",
