@@ -19,7 +19,7 @@ from trimtab.core.explain import check
 from trimtab.core.overrides import override
 from trimtab.core.registry import Registry
 from trimtab.core.stages import check_handovers, split
-from trimtab.core.yamlfile import MAX_BYTES, Fault, Node, Origin, read, write
+from trimtab.core.yamlfile import Fault, Node, read, text_of, write
 
 KINDS = {
     "objective": "objective",
@@ -82,7 +82,9 @@ def load(path: str | Path, overrides: Iterable[str], registry: Registry) -> Plan
     ``plugins`` are absolute.
     """
     path = Path(path)
-    text = _text(path)
+    text = text_of(path, "the run file")
+    if isinstance(text, Fault):
+        raise RunFileError([text])
     root, faults = read(text, str(path))
     if isinstance(root.value, dict) or (root.value is None and not faults):
         for each in overrides:
@@ -118,22 +120,6 @@ def dump_plan(plan: Plan) -> str:
         for stage in plan.stages
     ]
     return write({"stages": stages, **whole})
-
-
-def _text(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            data = file.read(MAX_BYTES + 1)
-    except OSError as error:
-        raise UserError(f"cannot read the run file {path}: {error.strerror}") from None
-    if len(data) > MAX_BYTES:
-        said = f"the file is larger than {MAX_BYTES >> 20} MiB"
-        raise RunFileError([Fault(Origin(str(path), 1), "yaml", said)])
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        origin = Origin(str(path), data.count(b"\n", 0, error.start) + 1)
-        raise RunFileError([Fault(origin, "yaml", "this is not UTF-8 text")]) from None
 
 
 def _load_plugins(root: Node, folder: Path, registry: Registry, faults: list[Fault]) -> Node:

@@ -10,10 +10,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import yaml
 from yaml import events
+
+from trimtab.core.errors import UserError
 
 MAX_BYTES = 1 << 20
 MAX_DEPTH = 50
@@ -115,6 +118,26 @@ class Node:
         if isinstance(self.value, list):
             return [node.plain() for node in self.value]
         return self.value
+
+
+def text_of(path: Path, what: str) -> str | Fault:
+    """The text of a file that holds ``what``, or why it is none: its size, or not UTF-8.
+
+    Raises ``UserError`` where it cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise UserError(f"cannot read {what} {path}: {error.strerror}") from None
+    if len(data) > MAX_BYTES:
+        said = f"the file is larger than {MAX_BYTES >> 20} MiB"
+        return Fault(Origin(str(path), 1), "yaml", said)
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        origin = Origin(str(path), data.count(b"\n", 0, error.start) + 1)
+        return Fault(origin, "yaml", "this is not UTF-8 text")
 
 
 def read(text: str, source: str, *, key: str = "", lines: bool = True) -> tuple[Node, list[Fault]]:
