@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -14,7 +13,7 @@ from trimtab.core.batches import Sequences, sequences
 from trimtab.core.engine import Completion
 from trimtab.core.errors import RunError
 from trimtab.core.lm import LanguageModel
-from trimtab.core.model import checkpoints, set_checkpointing
+from trimtab.core.reading import Reading, caching
 from trimtab.core.seeds import mixed
 
 LEAST = -1e4
@@ -80,13 +79,13 @@ def sample(
         prompts: token ids of each of N prompts.
         uniform_NT: see ``uniforms``; T is the most tokens sampled.
         stops: ids that end a completion.
-        temperature: divides the logits.
+        temperature: divides the logits; 0 takes the likeliest token, whatever the uniform number.
         record: note each token's log-prob, and the entropy that it was drawn with.
     """
     made = [_Drawn() for _ in prompts]
     longest = max((len(prompt) for prompt in prompts), default=0) + uniform_NT.shape[1]
     size = max(1, 8 * model.micro_tokens // longest)  # without gradient, far more fit
-    with _caching(model.base):
+    with caching(model.base):
         for rows in portions(prompts, size):
             for step in _decode(model, prompts, rows, uniform_NT, stops, temperature, record):
                 for row, *drawn in step:
@@ -116,7 +115,7 @@ def stream(
     temperature: float = 1.0,
 ) -> Iterator[int]:
     """The tokens of one completion as they are drawn: the same that ``sample`` gives."""
-    with _caching(model.base):
+    with caching(model.base):
         for step in _decode(model, [prompt], [0], uniform_1T, stops, temperature, False):
             yield int(step[0][1])
 
@@ -164,39 +163,24 @@ def _decode(
     record: bool,
 ) -> Iterator[list[tuple[Any, ...]]]:
     """The rows that go on with what was drawn for each, token by token."""
-    from trimtab.core.kvcache import cache_for
-
     distinct = dict.fromkeys(tuple(prompts[i]) for i in rows)
     numbers = {prompt: number for number, prompt in enumerate(distinct)}
-    width, most = max(map(len, numbers)), uniform_NT.shape[1]
-    pads = [width - len(prompt) for prompt in numbers]
-    inputs = torch.tensor([[0] * pad + list(p) for pad, p in zip(pads, numbers, strict=True)])
-    seen = torch.arange(width) >= torch.tensor(pads)[:, None]
-    inputs, seen = inputs.to(model.device), seen.to(model.device)
-    position = (seen.cumsum(-1) - 1).clamp(min=0)
-    cache: Any = cache_for(model.base.config, width + most)
-    logits_NV = model.next_logits(inputs, seen, position, cache)
-    keep = torch.tensor([numbers[tuple(prompts[i])] for i in rows], device=model.device)
-    position, uniform_NT = position[:, -1:], uniform_NT[rows].to(model.device)
-    if len(numbers) < len(rows):
-        cache.reorder_cache(keep)
-        seen, position, logits_NV = seen[keep], position[keep], logits_NV[keep]
+    most = uniform_NT.shape[1]
+    reading = Reading(model, list(numbers), most)
+    reading.keep([numbers[tuple(prompts[i])] for i in rows])
+    uniform_NT = uniform_NT[rows].to(model.device)
     for t in range(most):
-        token_N, *more = _draw(logits_NV, uniform_NT[:, t], temperature, record)
+        token_N, *more = _draw(reading.logits_NV, uniform_NT[:, t], temperature, record)
         tokens = token_N.tolist()
         yield list(zip(rows, tokens, *(column.tolist() for column in more), strict=True))
         going = [n for n, token in enumerate(tokens) if token not in stops]
         if not going or t + 1 == most:
             return
         if len(going) < len(rows):
-            keep = torch.tensor(going, device=model.device)
-            cache.reorder_cache(keep)
+            reading.keep(going)
             rows = [rows[n] for n in going]
-            token_N, seen, position = token_N[keep], seen[keep], position[keep]
-            uniform_NT = uniform_NT[keep]
-        seen = torch.cat([seen, seen.new_ones(len(rows), 1)], 1)
-        position = position + 1
-        logits_NV = model.next_logits(token_N[:, None], seen, position, cache)
+            token_N, uniform_NT = token_N[going], uniform_NT[going]
+        reading.read(token_N)
 
 
 def _draw(
@@ -208,6 +192,8 @@ def _draw(
     vocabulary would move tokens. With ``record``, also the token's log-prob and the distribution's
     entropy, in nats.
     """
+    if temperature == 0.0:
+        return _likeliest(logits_NV, record)
     if temperature != 1.0:
         logits_NV.div_(temperature)
     below_NV = logits_NV.sub_(logits_NV.amax(-1, keepdim=True)).clamp_(min=LEAST)
@@ -217,8 +203,7 @@ def _draw(
     blocks_NKL = whole_NV.unflatten(-1, (-1, BLOCK))
     before_NK = blocks_NKL.sum(-1).double().cumsum(-1)
     total_N1 = before_NK[:, -1:]
-    if not bool(total_N1.isfinite().all()):
-        raise RunError("the policy's logits are not finite: no token can be sampled from them")
+    _check_finite(total_N1)
     wanted_N1 = uniform_N[:, None] * total_N1
     block_N1 = _passed(before_NK, wanted_N1)
     within_NL = blocks_NKL.gather(1, block_N1[:, :, None].expand(-1, -1, BLOCK))[:, 0].double()
@@ -231,20 +216,21 @@ def _draw(
     return token_N1[:, 0], logp_N, total_N1[:, 0].log() - mean_N
 
 
+def _likeliest(logits_NV: Tensor, record: bool) -> tuple[Tensor, ...]:
+    """The distribution at temperature 0 has one token, the first of the likeliest; log 1 = 0."""
+    _check_finite(logits_NV.amax(-1))
+    token_N = logits_NV.argmax(-1)
+    nothing_N = logits_NV.new_zeros(len(token_N))
+    return (token_N, nothing_N, nothing_N) if record else (token_N,)
+
+
+def _check_finite(numbers: Tensor) -> None:
+    if not bool(numbers.isfinite().all()):
+        raise RunError("the policy's logits are not finite: no token can be sampled from them")
+
+
 def _passed(cumulated_NK: Tensor, wanted_N1: Tensor) -> Tensor:
     """[N, 1]: the first place that holds more than is wanted; never one past the last mass."""
     total_N1 = cumulated_NK[:, -1:]
     most_N1 = total_N1.nextafter(total_N1.new_zeros(()))
     return torch.searchsorted(cumulated_NK, wanted_N1.minimum(most_N1), right=True)
-
-
-@contextmanager
-def _caching(base: Any) -> Iterator[None]:
-    """Without recomputation of activations, which drops the cache of keys and values."""
-    recomputing = checkpoints(base)
-    set_checkpointing(base, False)
-    try:
-        yield
-    finally:
-        if recomputing:
-            set_checkpointing(base, True)

@@ -148,8 +148,9 @@ def test_logits_that_are_not_finite_are_no_distribution(tiny):
     model = policy(tiny)
     with torch.no_grad():
         model.base.model.norm.weight[0] = torch.nan
-    with pytest.raises(RunError, match="logits are not finite"):
-        drawn(model, PROMPTS, range(4))
+    for temperature in (0.0, 1.0):
+        with pytest.raises(RunError, match="logits are not finite"):
+            drawn(model, PROMPTS, range(4), temperature=temperature)
 
 
 def test_a_token_without_mass_is_never_drawn():
@@ -176,6 +177,19 @@ def test_records_are_log_probs_and_entropies_at_the_temperature(tiny):
         assert completion.logps == pytest.approx(told.tolist(), abs=1e-4)
         assert completion.entropy == pytest.approx(entropy.tolist(), abs=1e-4)
     assert drawn(model, PROMPTS, range(4))[0].logps is None
+
+
+def test_temperature_0_takes_the_likeliest_token_whatever_the_random_number(tiny):
+    model = policy(tiny)
+    made = drawn(model, PROMPTS, range(4), temperature=0.0, record=True)
+    others = drawn(model, PROMPTS, range(7, 11), temperature=0.0, record=True)
+    assert made == others
+    for completion in made:
+        ids = torch.tensor([[*completion.prompt, *completion.tokens]])
+        with model.role(POLICY), torch.no_grad():
+            logits = model.base(ids).logits[0, len(completion.prompt) - 1 : -1]
+        assert logits.argmax(-1).tolist() == list(completion.tokens)
+        assert set(completion.logps) == set(completion.entropy) == {0.0}
 
 
 def test_every_stop_id_ends_a_completion_and_is_kept(tiny):
