@@ -124,7 +124,7 @@ def _selecting(schema: Any, registry: Registry, defs: Schema) -> Any:
     for choice in choices:
         section = defs.get(choice.get("$ref", "").removeprefix("#/$defs/"), {})
         usual = section.get("properties", {}).get("name", {}).get("default")
-        if usual is not None:  # its name may be left out
+        if usual in usable:  # its name may be left out
             named = defs[f"{kind}.{usual}"]
             required = [key for key in named["required"] if key != "name"]
             sections.append({**named, "required": required})
