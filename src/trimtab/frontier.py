@@ -16,11 +16,10 @@ import numpy as np
 
 from trimtab.core.config import SelectedReward
 from trimtab.core.errors import UserError, suggestion
-from trimtab.core.rundir import CONFIG
 from trimtab.core.training import WatchConfig
 from trimtab.core.watch import Watch
-from trimtab.core.yamlfile import read as read_yaml
 from trimtab.curves import Points, records, saved, styled
+from trimtab.directories import config
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -112,15 +111,6 @@ def read(path: Path, label: str, reward: str | None = None) -> Frontier | None:
         stop=over.step if over is not None else None,
         stopped=section is own and watch.stopped is not None,
     )
-
-
-def config(path: Path) -> dict[str, Any]:
-    """The resolved run file of a run directory, as plain values; nothing where it has none."""
-    file = path / CONFIG
-    text = file.read_text(encoding="utf-8") if file.exists() else ""
-    node, faults = read_yaml(text, str(file), lines=False)
-    sections = None if faults else node.plain()
-    return sections if isinstance(sections, dict) else {}
 
 
 def _points(evaluations: Sequence[Mapping[str, Any]], name: str) -> Points:

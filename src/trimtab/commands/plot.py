@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from os.path import commonpath
 from pathlib import Path
 from typing import Annotated, NamedTuple
@@ -74,31 +74,12 @@ def _told(made: Sequence[Path]) -> int:
 
 def _logs(runs: Sequence[Path]) -> Iterator[Logs]:
     from trimtab.core.rundir import RunDirectory
+    from trimtab.directories import stages_of
 
     for run, label in zip(runs, _labels(runs), strict=True):
         home = RunDirectory.open(run).path
-        for stage, path in _stages(home):
+        for stage, path in stages_of(home):
             yield Logs(stage, path, label)
-
-
-def _stages(home: Path) -> Iterator[tuple[str, Path]]:
-    """In the order of the run file; one that it does not name comes last."""
-    from trimtab.core.stages import STAGES
-
-    there = {path.name: path for path in (home / STAGES).glob("[!.]*") if path.is_dir()}
-    if not there:
-        yield "", home
-    named = [name for name in _named(home) if name in there]
-    for name in dict.fromkeys([*named, *sorted(there)]):
-        yield name, there[name]
-
-
-def _named(home: Path) -> list[str]:
-    """The stages in the resolved run file."""
-    from trimtab.frontier import config
-
-    stages = config(home).get("stages") or ()
-    return [str(stage["name"]) for stage in stages if isinstance(stage, Mapping)]
 
 
 def _labels(runs: Sequence[Path]) -> list[str]:
