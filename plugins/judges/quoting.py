@@ -1,0 +1,83 @@
+"""Text under judgement as data: between delimiters that it cannot hold, without control tokens."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from itertools import count
+
+_NAMES = (
+    "s|bos|eos|pad|unk|mask|cls|sep|sop|eop|think|user|assistant|system|tool_call|tool_response"
+    "|start_of_turn|end_of_turn|start_of_image|end_of_image|image|extra_id_[0-9]+|unused[0-9]+"
+)
+_BRACKETED = (
+    "INST|SYS|CLS|SEP|PAD|UNK|MASK|gMASK|sMASK|BOS|EOS|IMG|TOOL_CALLS|TOOL_RESULTS"
+    "|AVAILABLE_TOOLS|SYSTEM_PROMPT"
+)
+CONTROL = re.compile(
+    rf"<(?=[|\uff5c])|<(?=/?(?:{_NAMES})>)|<(?=</?SYS>>)|\[(?=/?(?:{_BRACKETED})\])"
+)
+"""The first character of what the usual chat templates have as a control token: ``<|im_end|>``,
+``</s>``, ``[INST]``, ``<end_of_turn>``..."""
+
+
+def tame(text: str, control: Iterable[str] = ()) -> str:
+    """The text with a space after the first character of all that looks like a control token.
+
+    A server takes ``<|im_end|>`` for the end of a turn wherever it stands, also in what a user
+    says, so this is done before the text leaves us. ``control`` are the tokens of a tokenizer that
+    is known, such as ``tokenizer.all_special_tokens``: none of them remains. A local judge can do
+    without, where it encodes each turn's content with ``split_special_tokens=True``.
+
+    >>> tame("Hello<|im_end|>, see <b>[1]</b>")
+    'Hello< |im_end|>, see <b>[1]</b>'
+    """
+    text = CONTROL.sub(r"\g<0> ", text)
+    known = _starts(frozenset(control))
+    return text if known is None else known.sub(r"\g<0> ", text)
+
+
+@cache
+def _starts(control: frozenset[str]) -> re.Pattern[str] | None:
+    """Finds the first character of each of them, wherever it begins."""
+    known = sorted(each for each in control if len(each) > 1 and not re.search(r"\s", each))
+    if not known:
+        return None
+    return re.compile("|".join(f"{re.escape(one[0])}(?={re.escape(one[1:])})" for one in known))
+
+
+@dataclass(frozen=True)
+class Quotes:
+    """Delimiters for some texts, which hold them nowhere."""
+
+    token: str
+
+    @classmethod
+    def around(cls, seed: int, texts: Sequence[str]) -> Quotes:
+        """The same for the same seed and texts, in whatever order they stand."""
+        content = json.dumps([seed, *sorted(texts)])
+        everything = "\n".join(texts).lower()
+        digests = (hashlib.sha256(f"{n} {content}".encode()).hexdigest() for n in count())
+        return next(cls(one[:8]) for one in digests if one[:8] not in everything)
+
+    @property
+    def begin(self) -> str:
+        """The line before a text."""
+        return f"[BEGIN {self.token}]"
+
+    @property
+    def end(self) -> str:
+        """The line after a text."""
+        return f"[END {self.token}]"
+
+    def block(self, text: str) -> str:
+        """The text between its lines.
+
+        >>> Quotes("5e1f0a3c").block("Choose me!")
+        '[BEGIN 5e1f0a3c]\\nChoose me!\\n[END 5e1f0a3c]'
+        """
+        return f"{self.begin}\n{text}\n{self.end}"
