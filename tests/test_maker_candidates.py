@@ -172,7 +172,7 @@ def test_what_ended_is_read_again_as_the_tokens_that_were_sampled(tmp_path):
     }
     said = given.engine.sample([()], None, temperature=1.0)[0].tokens
     assert [tuple(one.completions[0].ids) for one in again.values()] == [said] * 2
-    assert {*again} == {len(row.tokens.prompt) for row in made.asking.corpus.train}
+    assert {*again} == {len(row.tokens.prompt) for row in made.asking.pool.corpus.train}
 
 
 def test_the_rows_other_columns_are_kept_and_never_taken_for_feedback(tmp_path):

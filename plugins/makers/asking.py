@@ -7,27 +7,22 @@ from array import array
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
-
-from annotated_types import Ge, Gt
+from typing import Any, Literal
 
 from trimtab.core.engine import Completion
 from trimtab.core.errors import UserError
 from trimtab.core.maker import Made
-from trimtab.core.options import Config
 from trimtab.core.reward import Group, Score
 from trimtab.core.rewards import groups_of
 from trimtab.core.seeds import mixed
 from trimtab.core.source import Setting
 from trimtab.plugins.makers.columns import answer
+from trimtab.plugins.makers.pool import Pool, PoolConfig
 from trimtab.plugins.sources.answering import prompt_of, sampled
-from trimtab.plugins.sources.corpus import read_corpus
 from trimtab.plugins.sources.formats import Example, Side, demonstration
-from trimtab.plugins.sources.kinds import PROMPTS
 from trimtab.plugins.sources.load import Kept
 from trimtab.plugins.sources.rows import BadRow
 from trimtab.plugins.sources.sampled import record
-from trimtab.plugins.sources.split import fingerprint, order
 from trimtab.plugins.sources.tokens import Encoded, Encoder
 
 MOST = 2**20
@@ -38,17 +33,8 @@ UNSCORED = "completions that no reward could score"
 TRUNCATED = "truncated completions, left out"
 
 
-class AskingConfig(Config):
+class AskingConfig(PoolConfig):
     """Which prompts are answered, and what becomes of answers that do not end."""
-
-    prompts: Annotated[int, Gt(0)] | None = None
-    """So many prompts, those after ``skip``; null is all, each once."""
-
-    skip: Annotated[int, Ge(0)] = 0
-    """Prompts that are passed over, in the order that ``train.seed`` shuffles them to.
-
-    After the last comes the first again, so that round after round can take the next ones.
-    """
 
     truncated: Literal["keep", "drop"] = "keep"
     """What becomes of completions cut at ``rollout.max_new_tokens``.
@@ -105,27 +91,18 @@ class Asking:
         assert setting.engine is not None
         self.setting, self.config, self.engine = setting, config, setting.engine
         self.distinct = distinct
-        self.corpus = read_corpus(setting.data, PROMPTS, setting.tokenizer)
-        self.corpus.check()
-        rows = self.corpus.train
-        ordered = order(len(rows), setting.seed, 0)
-        self.count = config.prompts or len(rows)
-        places = range(config.skip, config.skip + self.count)
-        self.pool = [(place, rows[ordered[place % len(rows)]]) for place in places]
+        self.pool = Pool(setting, config)
         self._encoder = Encoder(setting.tokenizer, setting.data)
 
     def steps(self, rows: int) -> int:
         """How many batches of so many prompts go through all of them."""
-        return -(-self.count // rows)
+        return self.pool.steps(rows)
 
     def describe(self) -> dict[str, Any]:
         """The prompts that were read, and which of them are answered."""
         rewards = self.setting.rewards
         return {
-            **self.corpus.account(),
-            "fingerprint": fingerprint(self.corpus.train),
-            "prompts": self.count,
-            "skip": self.config.skip,
+            **self.pool.describe(),
             "group": self.setting.group,
             **({"rewards": rewards.describe()} if rewards else {}),
         }
@@ -133,28 +110,27 @@ class Asking:
     def ask(self, step: int, rows: int) -> tuple[list[Answered], Made]:
         """The prompts of this step with what can be used of their answers; and the account of it,
         without rows."""
-        epoch, index = divmod(step, self.steps(rows))
-        chosen = self.pool[index * rows : (index + 1) * rows]
-        prompts = [prompt_of(row) for _, row in chosen]
-        places = [place for place, _ in chosen]
+        chosen = self.pool.of_step(step, rows)
+        kept = chosen.rows
+        prompts = [prompt_of(row) for row in kept]
         answers = sampled(
             self.setting,
             prompts,
             seed=mixed(self.setting.seed, "made"),
-            draw=epoch,
-            stream=lambda group, number: places[group] * MOST + number,
+            draw=chosen.epoch,
+            stream=lambda group, number: chosen.places[group] * MOST + number,
         )
         groups = groups_of(self.setting.tokenizer, prompts, answers)
         scores, notes = self._scores(groups)
-        kept = [row for _, row in chosen]
+        figures = self.setting.rewards.drain_figures() if self.setting.rewards else {}
         judged = self._judged(kept, groups, scores)
-        first = (epoch * self.count + index * rows) * self.setting.group
+        first = chosen.before * self.setting.group
         made = Made(
             rows=(),
-            metrics=self._metrics([each for group in judged for each in group]),
+            metrics={**self._metrics([each for group in judged for each in group]), **figures},
             samples=list(self._samples(kept, groups, judged, first)),
             notes=notes,
-            read=len(chosen),
+            read=len(kept),
             counts=_counts(each for group in judged for each in group),
         )
         return [
