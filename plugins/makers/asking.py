@@ -111,31 +111,44 @@ class Asking:
         """The prompts of this step with what can be used of their answers; and the account of it,
         without rows."""
         chosen = self.pool.of_step(step, rows)
-        kept = chosen.rows
-        prompts = [prompt_of(row) for row in kept]
         answers = sampled(
             self.setting,
-            prompts,
+            [prompt_of(row) for row in chosen.rows],
             seed=mixed(self.setting.seed, "made"),
             draw=chosen.epoch,
             stream=lambda group, number: chosen.places[group] * MOST + number,
         )
+        numbers = range(chosen.before, chosen.before + len(chosen.rows))
+        return self.take(chosen.rows, numbers, answers)
+
+    def take(
+        self,
+        rows: Sequence[Kept],
+        numbers: Sequence[int],
+        answers: Sequence[Sequence[Completion]],
+    ) -> tuple[list[Answered], Made]:
+        """The same of a group of completions for each prompt, which was sampled otherwise.
+
+        ``numbers`` counts the prompts over all steps, and their samples are numbered after it.
+        """
+        if not rows:
+            return [], Made(rows=())
+        prompts = [prompt_of(row) for row in rows]
         groups = groups_of(self.setting.tokenizer, prompts, answers)
         scores, notes = self._scores(groups)
         figures = self.setting.rewards.drain_figures() if self.setting.rewards else {}
-        judged = self._judged(kept, groups, scores)
-        first = chosen.before * self.setting.group
+        judged = self._judged(rows, groups, scores)
         made = Made(
             rows=(),
             metrics={**self._metrics([each for group in judged for each in group]), **figures},
-            samples=list(self._samples(kept, groups, judged, first)),
+            samples=list(self._samples(rows, groups, judged, numbers)),
             notes=notes,
-            read=len(kept),
+            read=len(rows),
             counts=_counts(each for group in judged for each in group),
         )
         return [
             Answered(row, [_answer(each, n) for n, each in enumerate(group) if not each.left_out])
-            for row, group in zip(kept, judged, strict=True)
+            for row, group in zip(rows, judged, strict=True)
         ], made
 
     def _scores(self, groups: Sequence[Group]) -> tuple[list[list[Score]], list[str]]:
@@ -205,17 +218,15 @@ class Asking:
         rows: Sequence[Kept],
         groups: Sequence[Group],
         answers: Sequence[Sequence[_Sampled]],
-        first: int,
+        numbers: Sequence[int],
     ) -> Iterable[Mapping[str, Any]]:
         unasked = ("reward", "parts") if self.setting.rewards is None else ()
-        number = first
-        for row, group, of_group in zip(rows, groups, answers, strict=True):
+        for row, group, of_group, first in zip(rows, groups, answers, numbers, strict=True):
             for index, each in enumerate(of_group):
                 said = record(row.row, group, index, each.score)
                 left = {"left_out": each.left_out} if each.left_out else {}
                 known = {name: value for name, value in said.items() if name not in unasked}
-                yield {**known, "sample": number, **left}
-                number += 1
+                yield {**known, "sample": first * self.setting.group + index, **left}
 
 
 def check_group(setting: Setting, name: str) -> None:
