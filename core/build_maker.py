@@ -99,6 +99,7 @@ def _sampled_from(file: RunFile, rewards: Rewards | None, bases: Bases) -> Langu
         bases.lend(file.model, place),
         file.model.adapter,
         seed=file.train.seed,
+        frozen=True,
         frozen_roles=rewards.adapters(file.model) if rewards else {},
     )
     if file.model.start is not None:

@@ -76,7 +76,7 @@ class LanguageModel:
     def fingerprint(self, role: str) -> str:
         """The weights as they are held, and how the model computes with them."""
         return fingerprint(
-            base=self._weights,
+            base=self.weights,
             adapter=self.roles.adapter_hash(role),
             dtype=str(self.dtype),
             device=self.device.type,
@@ -89,7 +89,8 @@ class LanguageModel:
         return self.base.config.get_text_config().pad_token_id  # type: ignore[no-any-return]
 
     @cached_property
-    def _weights(self) -> str:
+    def weights(self) -> str:
+        """SHA-256 of the base's weights as they are held, without adapters and heads."""
         return weights_hash(self.base)
 
     def halve(self) -> None:

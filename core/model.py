@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from safetensors import SafetensorError
@@ -13,7 +13,6 @@ from safetensors import SafetensorError
 from trimtab.core import embedded
 from trimtab.core.config import ModelConfig
 from trimtab.core.errors import UserError
-from trimtab.core.training import TrainConfig
 
 
 def locate(name: str) -> str:
@@ -47,7 +46,15 @@ def held_dtype(config: ModelConfig, device: torch.device) -> torch.dtype:
     return torch.float32 if config.adapter is None else compute_dtype(config, device)
 
 
-def micro_tokens(config: TrainConfig, device: torch.device) -> int:
+class Sized(Protocol):
+    """Options that say how many tokens are read at a time."""
+
+    @property
+    def micro_tokens(self) -> int | None:
+        """null is as many as suit the device."""
+
+
+def micro_tokens(config: Sized, device: torch.device) -> int:
     """What ``null`` stands for: a CPU is as fast with few tokens at a time, a GPU is not."""
     return config.micro_tokens or (512 if device.type == "cpu" else 8192)
 

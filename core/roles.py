@@ -86,6 +86,8 @@ class Roles:
         self.active: str | None = None
         self._entered: str | None = None
         self.headed = bool(self.scalar or self.frozen_scalar)
+        self.base_stays = adapter is not None or frozen
+        """Is the base never trained itself, so that it is still what it was?"""
         if adapter is None and (scalar or frozen_roles):
             raise UserError("roles beside the policy need model.adapter, and it is null")
         if self.headed:
@@ -266,7 +268,7 @@ class Roles:
                 "give its terms the role 'policy'"
             )
         if self.peft is None:
-            if name != POLICY:
+            if name != POLICY and not (name == BASE and self.base_stays):
                 raise UserError(
                     f"the role {name!r} is the base with its adapter off, and this run has no "
                     "adapter: give model.adapter, or reference: {name: model}"

@@ -58,6 +58,7 @@ BUILTIN = (
     "trimtab.plugins.makers.best",
     "trimtab.plugins.makers.selection",
     "trimtab.plugins.makers.labels",
+    "trimtab.plugins.judges.local",
     "trimtab.plugins.engines.transformers",
     "trimtab.plugins.rewards.classifier",
     "trimtab.plugins.rewards.function",
