@@ -20,6 +20,7 @@ COMMANDS = (
     "describe",
     "schema",
     "data",
+    "show",
     "generate",
     "score",
     "evaluate",
