@@ -59,6 +59,7 @@ BUILTIN = (
     "trimtab.plugins.makers.selection",
     "trimtab.plugins.makers.labels",
     "trimtab.plugins.judges.local",
+    "trimtab.plugins.judges.openai",
     "trimtab.plugins.engines.transformers",
     "trimtab.plugins.rewards.classifier",
     "trimtab.plugins.rewards.function",
