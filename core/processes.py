@@ -5,11 +5,15 @@ Every process holds the whole batch, runs the model on its share of the rows, an
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
+
+from trimtab.core.errors import RunError, UserError
+
+T = TypeVar("T")
 
 
 class Processes:
@@ -42,6 +46,22 @@ class Processes:
     def gather(self, value: Any) -> list[Any]:
         """Everyone's small object, in order of rank."""
         return [value]
+
+    def all_of(self, work: Callable[[], T]) -> list[T]:
+        """What each did, in order of rank. Where one's work cannot be done, all of them stop."""
+        done: list[T] = []
+        failed: UserError | RunError | None = None
+        try:
+            done = [work()]
+        except (UserError, RunError) as error:
+            failed = error
+        shares = self.gather((done, None if failed is None else str(failed)))
+        if failed is not None:
+            raise failed
+        for _, said in shares:
+            if said is not None:
+                raise RunError(f"another process of this run stopped: {said}")
+        return [one for (one,), _ in shares]
 
     def wait(self) -> None:
         """Until all are here."""

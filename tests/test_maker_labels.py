@@ -5,11 +5,10 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from dataclasses import replace
 from typing import Any
 
 import pytest
-from data_fixtures import turns, write_jsonl
+from data_fixtures import write_jsonl
 from maker_fixtures import (
     ANSWERED,
     all_of,
@@ -19,11 +18,9 @@ from maker_fixtures import (
     setting,
 )
 from pydantic import ValidationError
-from test_rollouts import Count, Half, OneOf
+from test_rollouts import Count, Half
 
-from trimtab import Config
 from trimtab.core.errors import UserError
-from trimtab.core.judge import Judge, Verdict
 from trimtab.plugins.makers.labels import Labels, LabelsConfig
 from trimtab.plugins.sources.kinds import PAIRS
 
@@ -109,68 +106,6 @@ def test_earlier_labels_come_first_unchanged(tmp_path):
     name = write_jsonl(tmp_path / "earlier.jsonl", earlier)
     rows, _ = labelled(tmp_path, Count, options={"earlier": [name]})
     assert rows[:2] == earlier and len(rows) == 10
-
-
-class Shorter(Judge):
-    """Likes what is shorter; says nothing of what ends in 7."""
-
-    name = "shorter"
-    options = Config
-
-    def compare(self, comparisons):
-        self.asked = list(comparisons)
-        return [
-            Verdict(None, ()) if one.first[-1] == "7" else Verdict(self._first(one), ("it is",))
-            for one in comparisons
-        ]
-
-    def _first(self, one):
-        return 0.8 if len(one.first) < len(one.second) else 0.2
-
-    def score(self, ratings):
-        raise NotImplementedError
-
-
-def test_a_judge_labels_and_its_abstentions_are_counted(tmp_path):
-    rows = [
-        {"prompt": turns(f"Question {n}?"), "responses": [f"a{n}", f"bb{n}"]} for n in range(5, 9)
-    ]
-    judge = Shorter(Config())
-    made, steps = labelled(
-        tmp_path, rows=rows, options={"by": "judge", "soft": True}, judge=judge, steps_of=9
-    )
-    assert {(row["preference"], row["annotator"]) for row in made} == {(0.8, "judge:shorter")}
-    assert all(row["chosen"][0]["content"].startswith("a") for row in made) and len(made) == 3
-    assert steps[0].dropped == [{"row": 3, "reason": "the judge abstained"}]
-    assert steps[0].counts["the judge abstained"] == 1
-    assert {one.prompt for one in judge.asked} == {f"Question {n}?" for n in range(5, 9)}
-
-
-def test_two_processes_share_what_a_judge_is_asked(tmp_path):
-    judge = Shorter(Config())
-    given = setting(tmp_path, ANSWERED, judge=judge)
-    config = LabelsConfig(by="judge", pairs="all", soft=True)
-    whole = opened(Labels, config, given).make(None, 0, 5)
-    shares, asked = [], []
-    for rank in (0, 1):
-        one = OneOf(rank, [[{}, {}]])
-        with pytest.raises(KeyError):
-            opened(Labels, config, replace(given, processes=one)).make(None, 0, 5)
-        shares.append(one.given[0])
-        asked.append(len(judge.asked))
-    assert asked == [3 * 3, 2 * 3]
-    both = OneOf(1, [shares])
-    assert opened(Labels, config, replace(given, processes=both)).make(None, 0, 5) == whole
-
-
-def test_by_a_judge_the_best_is_the_one_that_wins_most(tmp_path):
-    judge = Shorter(Config())
-    rows = [
-        {**row, "responses": [row["responses"][place] for place in places]}
-        for row, places in zip(ANSWERED, ([0, 1, 2], [1, 2, 0], [2, 1, 0]), strict=False)
-    ]
-    made, _ = labelled(tmp_path, rows=rows, options={"by": "judge"}, judge=judge)
-    assert [(row["chosen"][:2], row["rejected"][:2]) for row in made] == [(" a", " c")] * 3
 
 
 def test_people_label_through_files_until_all_is_labelled(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import combinations
 from typing import Any
 
@@ -10,22 +11,33 @@ from trimtab.core.config import DataConfig
 from trimtab.core.engine import Completion
 from trimtab.core.reward import Group
 from trimtab.core.source import Setting
-from trimtab.plugins.sources.candidates import CANDIDATES
+from trimtab.plugins.sources.candidates import CANDIDATES, JUDGEMENTS, candidates
 from trimtab.plugins.sources.corpus import read_corpus
-from trimtab.plugins.sources.formats import Side
+from trimtab.plugins.sources.formats import Columns, Example, Side
 from trimtab.plugins.sources.kinds import Kind
 from trimtab.plugins.sources.load import Kept
+from trimtab.plugins.sources.said import Ranking
+
+
+def _answered(columns: Columns) -> Example:
+    """The responses in the row's order, and what it says of them, which may be nothing."""
+    example = candidates(columns)
+    if "responses" in columns and all(columns.get(name) is None for name in JUDGEMENTS):
+        nothing = (None,) * len(example.completions)
+        return replace(example, said=Ranking((nothing,) * len(nothing)))
+    return example
+
 
 ANSWERED = Kind(
     "rows with responses",
     CANDIDATES.columns,
-    CANDIDATES.example,
+    _answered,
     CANDIDATES.batch,
     CANDIDATES.stack,
     keeps_columns=True,
 )
 """``prompt`` with ``responses``, or with ``chosen`` and ``rejected``; what they say of which is
-better is not used."""
+better is used by no label, and only compared with it."""
 
 
 class AnsweredRows:
@@ -76,6 +88,12 @@ def responses(row: Kept) -> tuple[Side, ...]:
 def pairs(row: Kept) -> list[tuple[int, int]]:
     """All pairs of the row's responses, by their places."""
     return list(combinations(range(len(row.tokens.completions)), 2))
+
+
+def given(row: Kept, a: int, b: int) -> float | None:
+    """P(response a is better than b) as the row itself says it; None where it does not."""
+    assert row.example is not None and isinstance(row.example.said, Ranking)
+    return row.example.said.better[a][b]
 
 
 def account(rows: AnsweredRows) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from trimtab.core.source import Setting
 from trimtab.core.stages import whole_run
 from trimtab.plugins.makers.answered import pairs, responses
 from trimtab.plugins.makers.columns import shown
-from trimtab.plugins.makers.labellers import Label, Said, by_pairs
+from trimtab.plugins.makers.labellers import Label, Said, Told, by_pairs
 from trimtab.plugins.sources.files import read_file
 from trimtab.plugins.sources.load import Kept
 from trimtab.plugins.sources.rows import Dropped, Row
@@ -58,11 +58,11 @@ class ByFile:
             )
         self.others = len(self.votes.keys() - wanted.keys())
 
-    def label(self, rows: Sequence[Kept], groups: Sequence[Group]) -> list[Said]:
-        return [self._said(row) for row in rows]
+    def label(self, rows: Sequence[Kept], groups: Sequence[Group]) -> Told:
+        return Told([self._said(row) for row in rows])
 
-    def notes(self) -> list[str]:
-        return []
+    def figures(self, counts: Mapping[str, int]) -> Mapping[str, Any]:
+        return {}
 
     def describe(self) -> Mapping[str, Any]:
         content = to_json(self.votes)

@@ -1,4 +1,4 @@
-"""Who says which of two responses is better: the run's rewards, or a judge."""
+"""Who says which of two responses is better; by the run's rewards."""
 
 from __future__ import annotations
 
@@ -10,16 +10,13 @@ from statistics import mean
 from typing import Any, NamedTuple, Protocol
 
 from trimtab.core.errors import UserError
-from trimtab.core.judge import Comparison, Verdict
 from trimtab.core.reward import Group, Score
 from trimtab.core.seeds import mixed
 from trimtab.core.source import Setting
-from trimtab.plugins.makers.answered import pairs, responses
-from trimtab.plugins.makers.columns import told
+from trimtab.plugins.makers.answered import pairs
 from trimtab.plugins.sources.load import Kept
 
 UNSCORED = "a response that no reward could score"
-ABSTAINED = "the judge abstained"
 
 
 class Label(NamedTuple):
@@ -47,14 +44,34 @@ class Said:
     """Pairs without a label, by reason."""
 
 
+@dataclass(frozen=True)
+class Told:
+    """What was said in one step, and what is to be written down of it."""
+
+    said: Sequence[Said]
+    """One a row."""
+
+    notes: Sequence[str] = ()
+    """What the user should know."""
+
+    samples: Sequence[Mapping[str, Any]] = ()
+    """For ``samples.jsonl``."""
+
+    counts: Mapping[str, int] = field(default_factory=dict)
+    """What adds up over the steps."""
+
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    """Of this step."""
+
+
 class Labeller(Protocol):
     """Labels all pairs of responses."""
 
-    def label(self, rows: Sequence[Kept], groups: Sequence[Group]) -> list[Said]:
-        """One answer a row; every process calls it alike and gets the same."""
+    def label(self, rows: Sequence[Kept], groups: Sequence[Group]) -> Told:
+        """Of some rows; every process calls it alike and gets the same."""
 
-    def notes(self) -> list[str]:
-        """What the user should know of the last call."""
+    def figures(self, counts: Mapping[str, int]) -> Mapping[str, Any]:
+        """What follows from the counts of all steps, as JSON for ``data.json``."""
 
     def describe(self) -> Mapping[str, Any]:
         """Who labels, as JSON."""
@@ -73,12 +90,16 @@ class ByReward:
         counted = [m.label for m in self.rewards.members if m.section.weight]
         self.annotator = f"reward:{'+'.join(counted)}"
 
-    def label(self, rows: Sequence[Kept], groups: Sequence[Group]) -> list[Said]:
+    def label(self, rows: Sequence[Kept], groups: Sequence[Group]) -> Told:
         scores = self.rewards.score(groups, self.setting.processes, learn=True)
-        return [self._said(row, of_row) for row, of_row in zip(rows, scores, strict=True)]
+        return Told(
+            [self._said(row, of_row) for row, of_row in zip(rows, scores, strict=True)],
+            notes=[str(fault) for fault in self.rewards.drain_faults()],
+            metrics=self.rewards.drain_figures(),
+        )
 
-    def notes(self) -> list[str]:
-        return [str(fault) for fault in self.rewards.drain_faults()]
+    def figures(self, counts: Mapping[str, int]) -> Mapping[str, Any]:
+        return {}
 
     def describe(self) -> Mapping[str, Any]:
         return {"annotator": self.annotator, "rewards": self.rewards.describe()}
@@ -98,50 +119,6 @@ class ByReward:
             return sigmoid(gap)
         drawn = mixed(self.setting.seed, "labels", row.row, a, b) / 2**56
         return float(drawn < sigmoid(gap))
-
-
-class ByJudge:
-    """The judge of the run, which sees both orders of every pair."""
-
-    def __init__(self, setting: Setting) -> None:
-        if setting.judge is None:
-            raise UserError("labels by judge ask one: give judge: {name: ...} in the run file")
-        self.setting, self.judge = setting, setting.judge
-        self.annotator = f"judge:{setting.judge.name}"
-
-    def label(self, rows: Sequence[Kept], groups: Sequence[Group]) -> list[Said]:
-        processes = self.setting.processes
-        own = processes.share(len(rows)).tolist()
-        shares = processes.gather(
-            dict(zip(own, self._verdicts([rows[n] for n in own]), strict=True))
-        )
-        everywhere = {n: verdicts for share in shares for n, verdicts in share.items()}
-        return [self._said(row, everywhere[n]) for n, row in enumerate(rows)]
-
-    def notes(self) -> list[str]:
-        return []
-
-    def describe(self) -> Mapping[str, Any]:
-        return {"annotator": self.annotator}
-
-    def _verdicts(self, rows: Sequence[Kept]) -> list[list[Verdict]]:
-        """Of every pair of each row."""
-        asked = []
-        for row in rows:
-            assert row.example is not None
-            prompt, texts = told(row.example.prompt), [told(each) for each in responses(row)]
-            asked += [Comparison(prompt, texts[a], texts[b]) for a, b in pairs(row)]
-        answers = iter(self.judge.compare(asked) if asked else ())
-        return [[next(answers) for _ in pairs(row)] for row in rows]
-
-    def _said(self, row: Kept, verdicts: Sequence[Verdict]) -> Said:
-        labels = [
-            Label(a, b, verdict.value, self.annotator)
-            for (a, b), verdict in zip(pairs(row), verdicts, strict=True)
-            if verdict.value is not None
-        ]
-        left = len(verdicts) - len(labels)
-        return Said(labels, by_pairs(labels), {ABSTAINED: left} if left else {})
 
 
 def by_pairs(labels: Iterable[Label]) -> dict[int, float]:

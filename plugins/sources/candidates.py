@@ -13,7 +13,8 @@ from trimtab.plugins.sources.rankings import ranking
 from trimtab.plugins.sources.said import Preference, Ranking
 from trimtab.plugins.sources.tokens import Encoded
 
-_JUDGEMENTS = ("ranks", "scores", "better")
+JUDGEMENTS = ("ranks", "scores", "better")
+"""Columns that say which of the responses are better."""
 
 
 def candidates(columns: Columns) -> Example:
@@ -41,11 +42,11 @@ def _pair(columns: Columns) -> Example:
 
 def _responses(columns: Columns) -> Example:
     """The responses as the row lists them; without a judgement they are all equal."""
-    others = {name: value for name, value in columns.items() if name not in _JUDGEMENTS}
+    others = {name: value for name, value in columns.items() if name not in JUDGEMENTS}
     responses = columns["responses"]
     count = len(responses) if isinstance(responses, list) else 0
     listed = ranking({**others, "ranks": [1] * count})
-    if all(columns.get(name) is None for name in _JUDGEMENTS):
+    if all(columns.get(name) is None for name in JUDGEMENTS):
         return listed
     judged = ranking(columns)
     assert isinstance(judged.said, Ranking)
@@ -64,7 +65,7 @@ CANDIDATES = Kind(
     "rows to score",
     (
         *("prompt", "completion", "messages", "text", "chosen", "rejected", "preference"),
-        *("responses", *_JUDGEMENTS, "tools", "chat_template_kwargs"),
+        *("responses", *JUDGEMENTS, "tools", "chat_template_kwargs"),
     ),
     candidates,
     Ranked,
