@@ -22,6 +22,7 @@ COMMANDS = (
     "data",
     "show",
     "generate",
+    "label-ai",
     "score",
     "evaluate",
     "plot",

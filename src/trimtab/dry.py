@@ -16,7 +16,7 @@ from trimtab.core.config import RunFile, Selected, SelectedReward
 from trimtab.core.cost import peak_memory, reset_peak
 from trimtab.core.probe import sharing_is_exact
 from trimtab.core.processes import Processes
-from trimtab.core.runfile import load
+from trimtab.core.runfile import Plan, load
 from trimtab.core.stages import HANDOVER
 from trimtab.plugins.registry import Plugins
 from trimtab.summary import clock
@@ -26,13 +26,19 @@ STAND_IN = SelectedReward.model_validate({"name": "length", "target": 1})
 
 
 def dry_run(file: str | Path, overrides: Iterable[str]) -> Iterator[str]:
+    """Lines for each stage of a run file."""
+    plugins = Plugins()
+    yield from dry_run_of(load(file, overrides, plugins), plugins)
+
+
+def dry_run_of(plan: Plan, plugins: Plugins) -> Iterator[str]:
     """Lines for each stage. Nothing is written.
 
     What an earlier stage is to make is not there: rows of one are not measured, an adapter of one
     is the plain base, a reward model of one scores nothing. Each is told.
     """
-    plugins, bases = Plugins(), Bases()
-    for stage in load(file, overrides, plugins).stages:
+    bases = Bases()
+    for stage in plan.stages:
         name = f"{stage.name}: " if stage.name else ""
         reset_peak()
         for line in _stage(stage.run, plugins, bases):
@@ -41,7 +47,7 @@ def dry_run(file: str | Path, overrides: Iterable[str]) -> Iterator[str]:
 
 
 def _stage(file: RunFile, plugins: Plugins, bases: Bases) -> Iterator[str]:
-    made = [*_awaited(file.data), *(n for each in file.streams.values() for n in _awaited(each))]
+    made = [*stages_in(file.data), *(n for each in file.streams.values() for n in stages_in(each))]
     if made:
         yield f"rows: what {_listed(made)} will make, so no step can be measured yet"
         if file.objective and file.train.steps:
@@ -57,14 +63,14 @@ def _without_awaited(file: RunFile) -> tuple[dict[str, Any], list[str]]:
     """What stands in for what earlier stages will make, and a line about each."""
     changes: dict[str, Any] = {}
     told = []
-    if awaited := _awaited(file.model):
+    if awaited := stages_in(file.model):
         changes["model"] = file.model.model_copy(update={"start": None, "start_as": "continue"})
         told.append(f"start: what {_listed(awaited)} will make; measured from the plain base")
-    if awaited := _awaited(file.reference):
+    if awaited := stages_in(file.reference):
         changes["reference"] = Selected(name="adapter_off")
         told.append(f"reference: what {_listed(awaited)} will make; measured as the plain base")
-    if awaited := [name for reward in file.reward for name in _awaited(reward)]:
-        there = [reward for reward in file.reward if not _awaited(reward)]
+    if awaited := [name for reward in file.reward for name in stages_in(reward)]:
+        there = [reward for reward in file.reward if not stages_in(reward)]
         changes["reward"] = there or [STAND_IN]
         told.append(f"reward: what {_listed(awaited)} will make; its scoring is not measured")
     return changes, told
@@ -106,7 +112,7 @@ def _cost(tokens: float, seconds: float, steps: int) -> Iterator[str]:
     )
 
 
-def _awaited(section: BaseModel) -> list[str]:
+def stages_in(section: BaseModel) -> list[str]:
     """The stages that a section names."""
 
     def named(value: Any) -> Iterator[str]:

@@ -1,0 +1,345 @@
+"""AI feedback from one file: the stages that it stands for, its refusals, and runs to the end."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import judging_toys
+import pytest
+import yaml
+from judging_toys import share
+from safetensors.torch import load_file
+from worlds import lines
+
+import trimtab
+from trimtab.core.batches import Pairs, Rollouts
+from trimtab.core.files import sha256_of
+from trimtab.core.recipe import Around
+from trimtab.core.runfile import RunFileError, dump_plan, load
+from trimtab.core.written import shortest
+from trimtab.objectives.rlaif import RLAIF
+from trimtab.objectives.rlaif_options import RLAIFConfig
+from trimtab.plugins.registry import Plugins
+
+SIMPO = Path(__file__).parents[1] / "examples/trimtab-simpo/src/trimtab_simpo/__init__.py"
+TOYS = judging_toys.__file__
+JUDGE = {"name": "toys.vowels"}
+GOLD = {"name": "function", "function": "rewarding:variety", "label": "gold"}
+
+
+@pytest.fixture(scope="module")
+def plugins():
+    registry = Plugins(installed=False)
+    registry.add_file(SIMPO)
+    registry.add_file(Path(TOYS))
+    return registry
+
+
+@pytest.fixture
+def expand(tmp_path, plugins):
+    """The stages that the recipe stands for, by name."""
+
+    def expand(options=None, **sections):
+        whole = {"data": {"train": "prompts.jsonl"}, "judge": JUDGE, **sections}
+        whole.setdefault("objective", {"name": "rlaif", **(options or {})})
+        path = tmp_path / "run.yaml"
+        path.write_text(json.dumps(whole))
+        return {stage.name: stage.run for stage in load(path, (), plugins).stages}
+
+    return expand
+
+
+@pytest.fixture
+def error(expand):
+    """The one thing that is wrong, without the line."""
+
+    def error(*args, **kwargs):
+        with pytest.raises(RunFileError) as caught:
+            expand(*args, **kwargs)
+        (found,) = caught.value.errors
+        return found.partition("run.yaml:1: ")[2]
+
+    return error
+
+
+def test_preference_is_completions_labels_and_an_objective_on_pairs(expand):
+    data = {"train": "prompts.jsonl", "eval": "held.jsonl", "max_prompt_tokens": 99}
+    sections = {
+        "data": data,
+        "model": {"start": "an/adapter", "quantization": "none"},
+        "train": {"steps": 7, "rows": 6, "seed": 5},
+        "rollout": {"max_new_tokens": 9, "temperature": 0.7},
+    }
+    options = {"n": 3, "prompts": 20, "budget": 12, "eval": "pairs.jsonl"}
+    stages = expand(options, **sections)
+    assert list(stages) == ["candidates", "labels", "policy"]
+    candidates, labels, policy = stages.values()
+    assert candidates.source.name == "candidates" and candidates.source.options["prompts"] == 20
+    assert (candidates.rollout.group, candidates.rollout.temperature) == (3, 0.7)
+    assert (candidates.judge, candidates.reward, candidates.objective) == (None, [], None)
+    assert {stage.train.seed for stage in stages.values()} == {5}
+    assert labels.data.train == "stages.candidates" and labels.data.max_prompt_tokens == 99
+    said = {"by": "judge", "soft": True, "budget": 12}
+    assert labels.source.name == "labels" and said.items() <= labels.source.options.items()
+    assert labels.judge.name == "toys.vowels" and labels.model.start is None
+    assert (policy.objective.name, policy.source, policy.judge) == ("dpo", None, None)
+    assert (policy.data.train, policy.data.eval) == ("stages.labels", "pairs.jsonl")
+    assert (policy.train.steps, policy.train.rows, policy.model.start) == (7, 6, "an/adapter")
+
+
+def test_the_file_s_rewards_are_watched_and_the_judge_is_compared_with_them(expand):
+    watched = {**GOLD, "label": "other", "weight": 0.0, "standardize": True}
+    stages = expand(reward=[GOLD, watched])
+    assert stages["candidates"].reward == []
+    for name in ("labels", "policy"):
+        assert [reward.label for reward in stages[name].reward] == ["gold", "other"], name
+    assert [reward.standardize for reward in stages["labels"].reward] == [False, False]
+    assert stages["policy"].judge.name == "toys.vowels"  # for a reward that asks it
+
+
+def test_data_with_responses_is_labelled_as_it_is(expand):
+    data = {"train": "pairs.jsonl", "columns": {"prompt": "q"}, "limit": 9}
+    stages = expand({"pairs": "data", "soft": False, "labels": {"pairs": "all"}}, data=data)
+    assert list(stages) == ["labels", "policy"]
+    labels, policy = stages.values()
+    assert (labels.data.train, labels.data.columns) == ("pairs.jsonl", {"prompt": "q"})
+    assert (policy.data.train, policy.data.columns) == ("stages.labels", {})
+    assert (labels.source.options["soft"], labels.source.options["pairs"]) == (False, "all")
+
+
+def test_an_optimizer_on_rollouts_has_a_reward_model_of_the_labels(expand):
+    options = {
+        "optimizer": {"name": "grpo", "beta": 0.2},
+        "reward_model": {
+            "objective": {"name": "reward_model", "members": 2},
+            "train": {"epochs": 3},
+            "model": {"start": None},
+            "reward": {"combine": "lower"},
+        },
+        "eval": "pairs.jsonl",
+    }
+    model = {"start": "an/adapter"}
+    train = {"steps": 9, "eval_every": 3}
+    stages = expand(options, model=model, train=train, reward=[{**GOLD, "weight": 0.5}])
+    assert list(stages) == ["candidates", "labels", "rm", "policy"]
+    rm, policy = stages["rm"], stages["policy"]
+    assert (rm.data.train, rm.data.eval) == ("stages.labels", "pairs.jsonl")
+    assert (rm.train.epochs, rm.train.steps, rm.model.start) == (3, None, None)
+    assert (rm.objective.options["members"], rm.reward, rm.judge) == (2, [], None)
+    proxy, gold = policy.reward
+    assert (proxy.label, proxy.options["from"], proxy.weight) == ("proxy", "stages.rm", 1.0)
+    assert proxy.options["combine"] == "lower"
+    assert (gold.label, gold.weight) == ("gold", 0.5)
+    assert (policy.data.train, policy.train.steps) == ("prompts.jsonl", 9)
+    assert policy.objective.options["beta"] == 0.2
+
+
+def test_unpaired_labels_and_a_stranger_s_objective(expand):
+    assert expand({"optimizer": {"name": "kto"}})["policy"].data.convert == "pairs-to-labels"
+    chosen = {"name": "example.simpo", "beta": 3.0}
+    policy = expand({"optimizer": chosen})["policy"]
+    assert (policy.objective.name, policy.objective.options["beta"]) == ("example.simpo", 3.0)
+
+
+def parts(sections, **options):
+    """By name, with one objective of each kind around."""
+    kinds = {"dpo": Pairs, "grpo": Rollouts}
+    around = Around(sections, kinds.__getitem__, lambda batch: "dpo")
+    recipe = RLAIF(RLAIFConfig.model_validate(options))
+    return {part.name: part.sections for part in recipe.expand(around)}
+
+
+def test_without_a_judge_the_run_s_own_model_judges():
+    sections = {"data": {"train": "prompts.jsonl"}}
+    assert parts(sections)["labels"]["judge"] == {"name": "local"}
+    scored = parts(sections, feedback="score", optimizer={"name": "grpo"})
+    assert scored["train"]["judge"] == {"name": "local", "mode": "score"}
+
+
+def test_score_is_one_stage_with_the_judge_for_its_reward():
+    sections = {"judge": {"name": "openai", "model": "m"}, "reward": [{**GOLD, "weight": 0.0}]}
+    scored = parts(sections, feedback="score", optimizer={"name": "grpo", "beta": 0.2})
+    assert scored == {
+        "train": {
+            "objective": {"name": "grpo", "beta": 0.2},
+            "judge": {"name": "openai", "model": "m", "mode": "score"},
+            "reward": [{"name": "judge"}, {**GOLD, "weight": 0.0}],
+        }
+    }
+    weighed = [{"name": "judge", "weight": 0.5, "clip": [1, 10]}, GOLD]
+    again = parts({"reward": weighed}, feedback="score", optimizer={"name": "grpo"})
+    assert again["train"]["reward"] == weighed
+
+
+def test_expanding_changes_nothing_around():
+    sections = {"judge": {"name": "openai"}, "reward": [GOLD], "model": {"start": "x"}}
+    before = json.dumps(sections)
+    first = parts(sections, optimizer={"name": "grpo"})
+    assert parts(sections, optimizer={"name": "grpo"}) == first
+    assert json.dumps(sections) == before
+
+
+@pytest.mark.parametrize(
+    "options, sections, said",
+    [
+        (
+            {"feedback": "score"},
+            {},
+            "objective.optimizer: say which objective learns from Rollouts: grpo, ppo, ",
+        ),
+        (
+            {"feedback": "score", "optimizer": {"name": "dpo"}},
+            {},
+            "objective.optimizer: 'dpo' learns from Pairs, and what this recipe gives it are Roll",
+        ),
+        (
+            {"feedback": "score", "optimizer": {"name": "grpo"}, "n": 4},
+            {},
+            "objective.n: this is of feedback: preference, and feedback is score: leave it out",
+        ),
+        (
+            {"feedback": "score", "optimizer": {"name": "grpo"}},
+            {"judge": {**JUDGE, "mode": "compare"}},
+            "objective.feedback: with feedback: score the judge is asked to score, and judge.mode "
+            "is compare: leave judge.mode out, or change the feedback",
+        ),
+        (
+            {},
+            {"judge": {**JUDGE, "mode": "score"}},
+            "objective.feedback: with feedback: preference the judge is asked to compare, and",
+        ),
+        ({"pairs": "data", "n": 4}, {}, "objective.n: this is of pairs: rollouts, and pairs is"),
+        ({"labels": {"by": "reward"}}, {}, "objective.labels.by: AI feedback is labels by judge"),
+        (
+            {"labels": {"soft": False}},
+            {},
+            "objective.labels.soft: this is the recipe's own option",
+        ),
+        ({"labels": {"nois": 3}}, {}, "objective.labels.nois: unknown key. Did you mean 'noise'?"),
+        (
+            {"optimiser": {"name": "dpo"}},
+            {},
+            "objective.optimiser: unknown key. Did you mean 'opt",
+        ),
+        ({"optimizer": {"name": "sft"}}, {}, "objective.optimizer: 'sft' learns from Demonstrat"),
+        ({"optimizer": {"name": "best_of_n"}}, {}, "objective.optimizer.name: 'best_of_n' is a"),
+        ({}, {"source": {"name": "dataset"}}, "objective: the source is the recipe's own: leave"),
+        (
+            {"optimizer": {"name": "grpo"}},
+            {"reward": [{**GOLD, "label": "proxy"}]},
+            "objective: a reward is labelled 'proxy'",
+        ),
+    ],
+)
+def test_what_it_refuses(error, options, sections, said):
+    assert error(options, **sections).startswith(said)
+
+
+def test_as_a_stage_it_begins_where_an_earlier_one_ended(expand):
+    stages = [
+        {"name": "sft", "objective": {"name": "sft"}},
+        {"name": "ai", "model": {"start": "stages.sft"}, "objective": {"name": "rlaif"}},
+        {"name": "more", "model": {"start": "stages.ai"}, "objective": {"name": "dpo"}},
+    ]
+    found = expand(stages=stages, objective=None)
+    assert list(found) == ["sft", "ai-candidates", "ai-labels", "ai", "more"]
+    starts = [run.model.start for run in found.values()]
+    assert starts == [None, "stages.sft", None, "stages.sft", "stages.ai"]
+    assert found["ai"].data.train == "stages.ai-labels"
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"budget": 3, "pairs": "data"}, {"optimizer": {"name": "grpo"}, "labels": {"pairs": "all"}}],
+)
+def test_it_goes_through_text(plugins, tmp_path, options):
+    whole = {
+        "data": {"train": "prompts.jsonl"},
+        "judge": {**JUDGE, "sharp": 3.0},
+        "reward": [GOLD],
+        "model": {"quantization": "none"},
+        "objective": {"name": "rlaif", **options},
+        "plugins": [str(SIMPO), TOYS],
+    }
+    path = tmp_path / "run.yaml"
+    path.write_text(yaml.safe_dump(whole))
+    plan = load(path, (), plugins)
+    for text in (shortest(plan, plugins), dump_plan(plan)):
+        path.write_text(text)
+        assert load(path, (), plugins).stages == plan.stages
+
+
+def settings(world, **changes):
+    """A run file on the small world's prompts, of one epoch."""
+    return world.settings(
+        **{
+            "data": {"train": str(world.demonstrations), "eval": None, "holdout": 0.2},
+            "judge": {**JUDGE, "sharp": 8.0},
+            "plugins": [str(SIMPO), TOYS],
+            "rollout": {"max_new_tokens": 8},
+            "train": {"epochs": None, "steps": 3, "eval_samples": 2},
+            **changes,
+        }
+    )
+
+
+def trained(path, whole, run):
+    path.write_text(yaml.safe_dump(whole))
+    return trimtab.train(path, run)
+
+
+def weights(run):
+    return sha256_of(run / "adapter/adapter_model.safetensors")
+
+
+@pytest.fixture(scope="module")
+def finished(world, tmp_path_factory):
+    """Pairs of three completions of each prompt, three steps of the optimizer."""
+    home = tmp_path_factory.mktemp("rlaif")
+    objective = {"name": "rlaif", "n": 3, "optimizer": {"name": "dpo"}}
+    return trained(home / "run.yaml", settings(world, objective=objective), home / "run")
+
+
+def test_the_judge_labels_what_the_policy_wrote(finished):
+    rows = lines(finished / "stages/labels/data/train.jsonl")
+    answers = {
+        json.dumps(row["prompt"]): [one[0]["content"] for one in row["responses"]]
+        for row in lines(finished / "stages/candidates/data/train.jsonl")
+    }
+    assert rows
+    for row in rows:
+        chosen, rejected = (row[side][0]["content"] for side in ("chosen", "rejected"))
+        assert {chosen, rejected} <= set(answers[json.dumps(row["prompt"])])
+        assert share(chosen) > share(rejected)
+        assert 0.5 < row["preference"] < 1 and row["annotator"].startswith("judge:toys.vowels")
+    made = json.loads((finished / "stages/labels/data.json").read_text())["made"]
+    assert made["read"] == made["used"] + len(made["dropped"]) == len(answers)
+
+
+def test_through_rlaif_and_through_its_optimizer_the_same_labels_give_the_same_weights(
+    finished, world, tmp_path
+):
+    labels = tmp_path / "labels.jsonl"
+    labels.write_bytes((finished / "stages/labels/data/train.jsonl").read_bytes())
+    data = {"train": str(labels), "eval": None, "holdout": 0.2}  # as the policy's stage has it
+    plain = settings(world, objective={"name": "dpo"}, data=data)
+    del plain["judge"]
+    run = trained(tmp_path / "plain.yaml", plain, tmp_path / "plain")
+    assert weights(run) == weights(finished / "stages/policy")
+    trained_to = load_file(run / "adapter/adapter_model.safetensors")
+    assert any(each.abs().max() > 0 for name, each in trained_to.items() if "lora_B" in name)
+
+
+def test_a_stranger_s_objective_learns_from_the_same_labels(finished, world, tmp_path):
+    """And what is not its own is kept: the completions, and their labels."""
+    home = tmp_path / "run"
+    chosen = {"name": "example.simpo", "beta": 1.5}
+    whole = settings(world, objective={"name": "rlaif", "n": 3, "optimizer": chosen})
+    trained(tmp_path / "run.yaml", whole, home)
+    for stage in ("candidates", "labels"):
+        made = [run / f"stages/{stage}/data/train.jsonl" for run in (finished, home)]
+        assert sha256_of(made[0]) == sha256_of(made[1])
+    assert weights(home / "stages/policy") != weights(finished / "stages/policy")
+    losses = [step["loss"] for step in lines(home / "stages/policy/metrics.jsonl")]
+    assert len(losses) == 3
