@@ -1,4 +1,4 @@
-"""What a run cost: seconds, tokens and memory, in its ``cost.json``."""
+"""What a run cost: seconds, tokens, memory, and what judges were asked; in its ``cost.json``."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import re
 import resource
 import sys
 import time
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,9 @@ COST = "cost.json"
 PAUSE = 30.0
 """Seconds between two notes of it: so much a death may lose."""
 
+ASKED = ("requests", "cached", "prompt_tokens", "completion_tokens")
+"""What is counted of judges; ``metrics.jsonl`` has it as ``judge/requests``, say."""
+
 MB = 1e6
 _PEAK = Path("/proc/self/status")
 _RESET = Path("/proc/self/clear_refs")
@@ -34,7 +38,9 @@ class Meter:
     Seconds are the wall's, over all starts of the run, those that were killed too. Tokens are
     those of the steps that count. The peak is the largest of all starts: memory of the GPU that
     torch has allocated (``cuda``), else the resident memory of the main process; what the process
-    held before, such as a base that it goes on using, is in it.
+    held before, such as a base that it goes on using, is in it. Where judges were asked there is
+    ``"judge": {"requests", "cached", "prompt_tokens", "completion_tokens"}``, of the steps that
+    count; ``cached`` are answers that were there already, beside the requests.
     """
 
     def __init__(self, directory: RunDirectory) -> None:
@@ -60,13 +66,14 @@ class Meter:
         memory, peak = peak_memory()
         with suppress(OSError, RunError):
             self.directory.check_ours()
+            metrics = self.directory.records("metrics")
+            asked = judge_cost(metrics)
             found = {
                 "seconds": round(self.before.get("seconds", 0.0) + self.noted - self.began, 3),
-                "tokens": sum(
-                    each.get("tokens") or 0 for each in self.directory.records("metrics")
-                ),
+                "tokens": sum(each.get("tokens") or 0 for each in metrics),
                 "peak_memory_mb": round(max(self.before.get("peak_memory_mb", 0.0), peak / MB), 1),
                 "memory": memory,
+                **({"judge": asked} if asked else {}),
             }
             write_json(self.directory.path / COST, found)
 
@@ -78,6 +85,21 @@ def cost_of(directory: Path) -> Mapping[str, Any]:
         if isinstance(found, dict):
             return found
     return {}
+
+
+def judge_cost(metrics: Iterable[Mapping[str, Any]]) -> dict[str, int]:
+    """What all judges and rewards of a run were asked, over its steps; nothing where none was.
+
+    >>> judge_cost([{"judge/requests": 8.0, "requests": 1}, {"judge/requests": 4.0}])
+    {'requests': 12}
+    """
+    found: Counter[str] = Counter()
+    for step in metrics:
+        for key, value in step.items():
+            whose, _, name = key.rpartition("/")
+            if whose and name in ASKED:
+                found[name] += int(value or 0)
+    return {name: found[name] for name in ASKED if name in found}
 
 
 def reset_peak() -> None:

@@ -66,6 +66,7 @@ def _stage(stage: Stage, home: Path, kept: bool) -> dict[str, Any]:
         "seconds": cost.get("seconds"),
         "tokens": cost.get("tokens"),
         "peak_memory_mb": cost.get("peak_memory_mb"),
+        "judge": cost.get("judge"),
         "result": _result(directory.path, home),
         "rows": rows_made(directory.path),
         "measures": changes(directory),

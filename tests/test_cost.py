@@ -46,6 +46,22 @@ def test_what_was_spent_before_is_counted(tmp_path):
     assert found["peak_memory_mb"] >= second.before["peak_memory_mb"] > 0
 
 
+def test_what_judges_were_asked_is_added_up_over_the_steps(tmp_path):
+    run = RunDirectory.create(tmp_path / "run", "", "", {})
+    run.log("metrics", {"step": 1, "judge/requests": 8.0, "judge/cached": 2.0, "requests": 5})
+    run.log("metrics", {"step": 2, "judge/requests": 4.0, "help/requests": 3.0, "loss": None})
+    run.log("metrics", {"step": 3, "judge/prompt_tokens": 70.0, "judge/requests": None})
+    Meter(run).write()
+    assert cost_of(run.path)["judge"] == {"requests": 15, "cached": 2, "prompt_tokens": 70}
+
+
+def test_a_run_without_a_judge_says_nothing_of_one(tmp_path):
+    run = RunDirectory.create(tmp_path / "run", "", "", {})
+    run.log("metrics", {"step": 1, "tokens": 8.0})
+    Meter(run).write()
+    assert "judge" not in cost_of(run.path)
+
+
 def test_a_disk_that_is_full_or_another_run_is_left_alone(tmp_path):
     run = RunDirectory.create(tmp_path / "run", "", "", {})
     with run.lock():

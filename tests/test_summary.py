@@ -107,6 +107,16 @@ def test_stages_are_told_in_aligned_lines():
     ]
 
 
+def test_what_a_judge_was_asked_is_told_beside_the_result():
+    judge = {"requests": 1096, "cached": 32, "prompt_tokens": 12000, "completion_tokens": 288}
+    asked = stage("pairs", "labels", rows=40, judge=judge)
+    first, second = plain({"stages": [asked]})[1:]
+    assert first.endswith("40 rows")
+    assert second.strip() == "judge: 1,096 requests and 32 from the cache, 12,288 tokens"
+    asked = stage("pairs", "labels", judge={"requests": 1})
+    assert plain({"stages": [asked]})[1].endswith("judge: 1 requests")
+
+
 def test_the_table_on_a_terminal_says_the_same():
     console = Console(file=io.StringIO(), force_terminal=True, width=100, color_system=None)
     console.print(table(SUMMARY))

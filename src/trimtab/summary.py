@@ -105,7 +105,19 @@ def _rows(summary: Mapping[str, Any]) -> Iterator[list[list[str]]]:
             _size(stage.get("peak_memory_mb")),
         )
         made = [] if stage.get("rows") is None else [f"{stage['rows']} rows"]
-        yield [*([cell] for cell in cells), [*made, *told(stage.get("measures") or {})] or [""]]
+        asked = _asked(stage.get("judge") or {})
+        result = [*made, *asked, *told(stage.get("measures") or {})] or [""]
+        yield [*([cell] for cell in cells), result]
+
+
+def _asked(judge: Mapping[str, int]) -> list[str]:
+    """``judge: 96 requests and 32 from the cache, 12,288 tokens``; nothing without a judge."""
+    if not judge:
+        return []
+    cached = f" and {judge['cached']:,} from the cache" if judge.get("cached") else ""
+    tokens = judge.get("prompt_tokens", 0) + judge.get("completion_tokens", 0)
+    spent = f", {tokens:,} tokens" if tokens else ""
+    return [f"judge: {judge.get('requests', 0):,} requests{cached}{spent}"]
 
 
 def _counting(found: Changes) -> Iterator[str]:
