@@ -281,15 +281,19 @@ def test_where_nothing_was_said_it_is_told_what_there_is(tmp_path, show):
 
 def test_principles_are_a_table(tmp_path, show):
     run = a_run(tmp_path / "run", constitution=[CHAIN])
-    told = {"kind": {"drawn": 12, "changed": 0.5}, "honest": {"drawn": 9, "reward_change": -0.25}}
+    interval = {"value": -0.25, "low": -0.5, "high": 0.125, "n": 9}
+    told = {
+        "kind": {"drawn": 12, "changed": 0.5},
+        "honest": {"drawn": 9, "reward_change": interval},
+    }
     (run / "data.json").write_text(json.dumps({"principles": told}))
     _, out, _ = show(run, "--principles", "--json")
     assert [json.loads(line) for line in out.splitlines()] == [
         {"stage": None, "principle": "kind", "drawn": 12, "changed": 0.5},
-        {"stage": None, "principle": "honest", "drawn": 9, "reward_change": -0.25},
+        {"stage": None, "principle": "honest", "drawn": 9, "reward_change": interval},
     ]
     _, out, _ = show(run, "--principles")
-    assert all(word in out for word in ("drawn", "reward_change", "honest", "-0.25"))
+    assert all(word in out for word in ("drawn", "reward_change", "honest", "-0.25 [-0.5, 0.125]"))
     (run / "data.json").write_text(json.dumps({"judge": {"principles": told}}))
     assert show(run, "--principles")[1] == out
     status, _, err = show(a_run(tmp_path / "plain", samples=[SAMPLE]), "--principles")

@@ -76,7 +76,8 @@ def plain(page: Page) -> Iterator[str]:
 
 
 def words(value: Any) -> Text:
-    """Anything of a record as text: turns, lists and mappings an item a line."""
+    """Anything of a record as text: turns, lists and mappings an item a line, a measure with its
+    interval."""
     return Text(_words(value))
 
 
@@ -192,6 +193,8 @@ def _words(value: Any) -> str:
         return "\n".join(_words(each) for each in value)
     if isinstance(value, Mapping) and value.keys() == {"role", "content"}:
         return f"{_words(value['role'])}: {_words(value['content'])}"
+    if isinstance(value, Mapping) and {"value", "low", "high"} <= value.keys():
+        return f"{_number(value['value'])} [{_number(value['low'])}, {_number(value['high'])}]"
     if isinstance(value, Mapping):
         known = {visible(str(key)): one for key, one in value.items() if one is not None}
         return "\n".join(f"{key}: {_words(one)}" for key, one in known.items())
