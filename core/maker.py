@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Generic
 
@@ -105,6 +105,10 @@ class Maker(ABC, Generic[C]):
 
     def figures(self, counts: Mapping[str, int]) -> Mapping[str, Any]:
         """What follows from the counts of all steps, added up, as JSON for ``data.json``."""
+        return {}
+
+    def effects(self, chains: Iterable[Mapping[str, Any]]) -> Mapping[str, Any]:
+        """What follows from the chains of all steps, in their order, as JSON for ``data.json``."""
         return {}
 
     def describe(self) -> Mapping[str, Any]:

@@ -170,7 +170,12 @@ class Making:
         files = [self._file(step) for step in range(self.parts.steps)]
         chosen = list(maker.finish([row for file in files for row in file["rows"]]))
         made = _account(files, chosen)
-        account = {**maker.describe(), "made": made, **maker.figures(made.get("counts", {}))}
+        account = {
+            **maker.describe(),
+            "made": made,
+            **maker.figures(made.get("counts", {})),
+            **maker.effects(self.run.directory.records("constitution")),
+        }
         if not chosen:
             raise UserError(f"no row could be made: {_reasons(made)}")
         write_json(home / "data.json", account)

@@ -163,7 +163,7 @@ class Asking:
     ) -> list[list[_Sampled]]:
         """Every completion, as it would be read again, and why it cannot be used if so."""
         drafts = [
-            [_draft(row, text) for text in group.completions]
+            [demonstrated(row, text) for text in group.completions]
             for row, group in zip(rows, groups, strict=True)
         ]
         examples = [each for group in drafts for each in group if isinstance(each, Example)]
@@ -238,7 +238,8 @@ def check_group(setting: Setting, name: str) -> None:
         )
 
 
-def _draft(row: Kept, text: str) -> Example | BadRow:
+def demonstrated(row: Kept, text: str) -> Example | BadRow:
+    """The row's prompt with this completion, as a data set would have it; or why it cannot."""
     assert row.example is not None
     columns = {"prompt": row.asked, "completion": answer(row.asked, text)}
     try:
