@@ -118,6 +118,9 @@ def _by_logps(logps: Sequence[float], options: Sequence[str]) -> Reading:
         return Reading(None, "", "its log-probs are not numbers, or all -inf")
     weights = [math.exp(each - most) for each in logps]
     shares = {o: w / math.fsum(weights) for o, w in zip(options, weights, strict=True)}
+    if len(shares) == 2:  # so that they add up to 1 exactly
+        small, large = sorted(options, key=lambda option: shares[option])
+        shares[large] = 1 - shares[small]
     said = ", ".join(f"P({option}) = {share:.4f}" for option, share in shares.items())
     together = math.fsum(map(math.exp, logps))
     return Reading(shares, f"{said}; together {together:.3g} of its probability")

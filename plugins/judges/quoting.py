@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import count
+from typing import Any
 
 _NAMES = (
     "s|bos|eos|pad|unk|mask|cls|sep|sop|eop|think|user|assistant|system|tool_call|tool_response"
@@ -29,9 +30,8 @@ def tame(text: str, control: Iterable[str] = ()) -> str:
     """The text with a space after the first character of all that looks like a control token.
 
     A server takes ``<|im_end|>`` for the end of a turn wherever it stands, also in what a user
-    says, so this is done before the text leaves us. ``control`` are the tokens of a tokenizer that
-    is known, such as ``tokenizer.all_special_tokens``: none of them remains. A local judge can do
-    without, where it encodes each turn's content with ``split_special_tokens=True``.
+    says, so this is done before the text leaves us. ``control`` are those of a tokenizer that is
+    known (``control_tokens``): none of them remains.
 
     >>> tame("Hello<|im_end|>, see <b>[1]</b>")
     'Hello< |im_end|>, see <b>[1]</b>'
@@ -39,6 +39,12 @@ def tame(text: str, control: Iterable[str] = ()) -> str:
     text = CONTROL.sub(r"\g<0> ", text)
     known = _starts(frozenset(control))
     return text if known is None else known.sub(r"\g<0> ", text)
+
+
+def control_tokens(tokenizer: Any) -> tuple[str, ...]:
+    """All that a tokenizer makes one token of wherever it stands in a text, and calls special."""
+    added = (str(each) for each in tokenizer.added_tokens_decoder.values() if each.special)
+    return tuple(dict.fromkeys([*added, *tokenizer.all_special_tokens]))
 
 
 @cache
