@@ -169,6 +169,22 @@ def test_a_sample_has_its_rewards_what_was_said_and_whatever_else_was_logged():
     assert lines(unscored)[-1] == "  reward: none: judge: hm"
 
 
+def test_a_completion_that_was_compared_with_others_has_the_verdicts():
+    pairs = [
+        {"against": 1, "first": 0.25, "orders": [0.5, 0.0], "said": ["2", "2"]},
+        {"against": 2, "first": None, "orders": [None, 0.0], "said": [], "why": "it is empty"},
+    ]
+    compared = {"prompt": "Q", "completion": "A", "said": {"judge": {"place": 0, "pairs": pairs}}}
+    assert lines(compared)[2:] == [
+        "  judge: against completion 1: completion 1 is better, P(this) = 0.25 "
+        "(this shown first 0.5, this shown second 0)",
+        "  said: 2",
+        "  said: 2",
+        "  judge: against completion 2: abstained: it is empty",
+    ]
+    assert lines({**compared, "said": {"judge": {"place": 2, "pairs": []}}})[2:] == []
+
+
 def test_a_rating_that_could_not_be_read_has_its_reason():
     rated = {"prompt": "Q", "completion": "A", "rating": None, "said": ["hm"], "why": "no number"}
     assert lines(rated)[2:] == ["  why: no number", "  said: hm"]

@@ -128,16 +128,16 @@ def _judgement(record: Record, colours: bool) -> Iterator[Line]:
     yield from _spoken(record.get("said"))
 
 
-def _verdict(record: Record) -> str:
-    """Who won, with P(a is better), and the same in each order."""
-    first = record.get("first")
-    if not isinstance(first, (int, float)):
+def _verdict(record: Record, first: str = "a", second: str = "b") -> str:
+    """Who won, with P(the first is better), and the same in each order."""
+    value = record.get("first")
+    if not isinstance(value, (int, float)):
         return f"abstained: {record.get('why') or 'no reason is given'}"
-    won = "a tie" if first == 0.5 else f"{'a' if first > 0.5 else 'b'} is better"
+    won = "a tie" if value == 0.5 else f"{first if value > 0.5 else second} is better"
     orders = record.get("orders")
     shown = zip(("first", "second"), orders if isinstance(orders, list) else (), strict=False)
-    each = ", ".join(f"a shown {place} {_number(p)}" for place, p in shown)
-    return f"{won}, P(a) = {_number(first)}" + (f" ({each})" if each else "")
+    each = ", ".join(f"{first} shown {place} {_number(p)}" for place, p in shown)
+    return f"{won}, P({first}) = {_number(value)}" + (f" ({each})" if each else "")
 
 
 def _sample(record: Record, colours: bool) -> Iterator[Line]:
@@ -167,7 +167,14 @@ def _reward(record: Record) -> str:
 
 
 def _spoken(said: Any, label: str = "said") -> Iterator[Line]:
-    """What was said, a line a time it was asked."""
+    """What was said, a line a time it was asked. Of a completion that was compared with others of
+    its prompt, the verdicts on those pairs of which it is the first."""
+    if isinstance(said, Mapping) and isinstance(said.get("pairs"), list):
+        for pair in _mappings(said["pairs"]):
+            other = f"completion {_number(pair.get('against'))}"
+            yield Line(label, words(f"against {other}: {_verdict(pair, 'this', other)}"))
+            yield from _spoken(pair.get("said"))
+        return
     for each in said if isinstance(said, list) else [said]:
         if each not in (None, "", {}):
             yield Line(label, words(each))
