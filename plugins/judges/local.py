@@ -50,12 +50,13 @@ class LocalConfig(ChatConfig):
 
     @model_validator(mode="after")
     def _says_how_a_model_is_held(self) -> Self:
-        of_a_model = {"quantization", "dtype", "trust_remote_code"} & self.model_fields_set
-        if self.model is None and of_a_model:
-            raise ValueError(
-                f"{min(of_a_model)} is of the judge's own model, and this judge reads the run's "
-                "base, which the section model describes: name a model, or leave it out"
-            )
+        fields = type(self).model_fields
+        for name in ("quantization", "dtype", "trust_remote_code"):  # a resolved file gives all
+            if self.model is None and getattr(self, name) != fields[name].default:
+                raise ValueError(
+                    f"{name} is of the judge's own model, and this judge reads the run's base, "
+                    "which the section model describes: name a model, or leave it out"
+                )
         return self
 
 
