@@ -26,6 +26,7 @@ CHAIN = {
             "revision": "Just say no, kindly.",
             "kept": True,
             "why": None,
+            "reward": 0.75,
         },
         {
             "principle": "honest",
@@ -111,7 +112,7 @@ def test_a_chain_is_shown_whole_with_what_each_revision_changed():
         "  draft (0.25): Just say no, you fool.",
         "  1. principle: kind",
         "    critique: It insults.",
-        "    revision: Just say no, [-you fool.-] {+kindly.+}",
+        "    revision (0.75): Just say no, [-you fool.-] {+kindly.+}",
         "  2. principle: honest",
         "    critique: Nothing to find.",
         "    revision, left out:",
@@ -255,6 +256,12 @@ def test_records_are_chosen_by_row_and_by_number(tmp_path, show):
     )
 
 
+def test_what_was_sampled_for_chains_is_shown_in_them_alone(tmp_path, show):
+    run = a_run(tmp_path / "run", constitution=[CHAIN], samples=[SAMPLE, SAMPLE])
+    _, out, _ = show(run, "--json")
+    assert [json.loads(line)["kind"] for line in out.splitlines()] == ["chain"]
+
+
 def test_json_has_every_record_as_it_was_logged(tmp_path, show):
     run = a_pipeline(tmp_path / "run")
     _, out, _ = show(run, "--json")
@@ -299,13 +306,13 @@ def test_principles_are_a_table(tmp_path, show):
     run = a_run(tmp_path / "run", constitution=[CHAIN])
     interval = {"value": -0.25, "low": -0.5, "high": 0.125, "n": 9}
     told = {
-        "kind": {"drawn": 12, "changed": 0.5},
+        "kind": {"drawn": 12, "changed": None},
         "honest": {"drawn": 9, "reward_change": interval},
     }
     (run / "data.json").write_text(json.dumps({"principles": told}))
     _, out, _ = show(run, "--principles", "--json")
     assert [json.loads(line) for line in out.splitlines()] == [
-        {"stage": None, "principle": "kind", "drawn": 12, "changed": 0.5},
+        {"stage": None, "principle": "kind", "drawn": 12, "changed": None},
         {"stage": None, "principle": "honest", "drawn": 9, "reward_change": interval},
     ]
     _, out, _ = show(run, "--principles")

@@ -100,7 +100,7 @@ def _chain(record: Record, colours: bool) -> Iterator[Line]:
         yield Line("critique", words(one.get("critique")), deep=True)
         revision, kept = one.get("revision"), one.get("kept", True)
         if revision is not None:
-            label = "revision" if kept else "revision, left out"
+            label = _with("revision", one.get("reward")) if kept else "revision, left out"
             yield Line(label, _changed(text, revision, colours), deep=True)
         if one.get("why"):
             yield Line("why", words(one["why"]), deep=True)
@@ -205,7 +205,7 @@ def _words(value: Any) -> str:
     if isinstance(value, Mapping):
         known = {visible(str(key)): one for key, one in value.items() if one is not None}
         return "\n".join(f"{key}: {_words(one)}" for key, one in known.items())
-    return _number(value) if isinstance(value, float) else json.dumps(value)
+    return _number(value) if value is None or isinstance(value, float) else json.dumps(value)
 
 
 def _number(value: Any) -> str:

@@ -82,9 +82,12 @@ def principles_in(run: Path, stage: str | None) -> list[tuple[str, list[Record]]
 
 
 def _said(stage: str, path: Path) -> Said:
-    chains, lost = _records(path / CHAINS)
-    samples, more = _records(path / SAMPLES)
-    return Said(stage, path, [*samples, *chains], lost + more)
+    """Chains, where there are any: what was sampled for them is in them."""
+    for log in (CHAINS, SAMPLES):
+        records, lost = _records(path / log)
+        if records:
+            return Said(stage, path, records, lost)
+    return Said(stage, path, ())
 
 
 def _records(file: Path) -> tuple[list[Record], int]:
