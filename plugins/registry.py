@@ -58,6 +58,7 @@ BUILTIN = (
     "trimtab.plugins.makers.best",
     "trimtab.plugins.makers.selection",
     "trimtab.plugins.makers.labels",
+    "trimtab.plugins.makers.deliberative",
     "trimtab.plugins.makers.critique_revise",
     "trimtab.plugins.judges.local",
     "trimtab.plugins.judges.openai",
