@@ -87,7 +87,9 @@ def build(
     if judge is not None and (source.judges or (rewards and rewards.judges)):
         judge.open(JudgeSetting(file.model, tokenizer, file.train.seed, model, directory))
     if rewards is not None:
-        rewards.open(RewardSetting(file.model, model, tokenizer, file.train.seed, judge))
+        rewards.open(
+            RewardSetting(file.model, model, tokenizer, file.train.seed, judge, file.rollout.group)
+        )
     engine.open(EngineSetting(file.model, model, tokenizer, stops))
     steps = _steps(file, source)
     optimizer = make_optimizer(model.trained(), file.train)

@@ -84,7 +84,9 @@ def build_maker(
     if judge is not None:
         judge.open(JudgeSetting(file.model, tokenizer, file.train.seed, model, directory))
     if rewards is not None and model is not None:
-        rewards.open(RewardSetting(file.model, model, tokenizer, file.train.seed, judge))
+        rewards.open(
+            RewardSetting(file.model, model, tokenizer, file.train.seed, judge, file.rollout.group)
+        )
     an_epoch = maker.steps(file.train.rows)
     steps = file.train.steps or an_epoch * (file.train.epochs or 1)
     if not maker.renewed:

@@ -99,6 +99,7 @@ def evaluate(
     asked = samples if POLICY in model.roles.names else 0
     prompts = (prompts or _prompts(held_out, tokenizer))[:asked]
     answers: list[dict[str, Any]] = []
+    figures: dict[str, Measure] = {}
     if prompts:
         completions = _answered(model, prompts, stops, rollout, seed, processes)
         temperature = rollout.temperature
@@ -109,12 +110,14 @@ def evaluate(
             scores = [score for (score,) in rewards.score(groups, processes)]
             rewards.drain_faults()  # they are in the samples, and none of the next step's
             columns |= _of_scores(scores)
+            figures = _of_calls(rewards.drain_figures(), len(scores))
         answers = [
             _sample(prompt, group, score)
             for prompt, group, score in zip(prompts, groups, scores, strict=True)
         ]
     measures = {name: measure(column) for name, column in columns.items()}
-    return Evaluation({name: m for name, m in measures.items() if m is not None}, answers)
+    known = {name: each for name, each in measures.items() if each is not None}
+    return Evaluation(known | figures, answers)
 
 
 def _answered(
@@ -165,6 +168,11 @@ def _of_scores(scores: Sequence[Score]) -> dict[str, Column]:
     for name in dict.fromkeys(name for score in scores for name in score.parts):
         columns[f"reward/{name}"] = _scored([score.parts.get(name) for score in scores])
     return columns
+
+
+def _of_calls(figures: Mapping[str, float], answers: int) -> dict[str, Measure]:
+    """What rewards say of these calls as a whole, such as their cost: there is no interval."""
+    return {name: Measure(value, value, value, answers) for name, value in figures.items()}
 
 
 def _scored(values: Sequence[float | None]) -> Column:

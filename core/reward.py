@@ -73,6 +73,9 @@ class RewardSetting:
     judge: Judge | None = None
     """The run's, opened, for a reward that ``judges``; None where the run file has none."""
 
+    group: int | None = None
+    """Completions of each prompt, where the run file says how many."""
+
 
 class Reward(ABC, Generic[C]):
     """Scores groups of completions."""

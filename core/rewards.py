@@ -127,7 +127,10 @@ class Rewards:
         return any(member.reward.judges for member in self.members)
 
     def drain_figures(self) -> dict[str, float]:
-        """What the rewards have to say of the calls since the last one, as ``label/figure``."""
+        """What the rewards have to say of the calls since the last one, as ``label/figure``.
+
+        Steps and evaluations ask for it in turn, so that each has its own.
+        """
         found, self._counts = self._counts, {}
         return {
             f"{member.label}/{name}": value
@@ -165,15 +168,16 @@ class Rewards:
 
     def _found(self, groups: Sequence[Group], processes: Processes) -> list[list[list[Score]]]:
         """By member, group and completion: each process scores its groups, and all get all."""
-        own = processes.share(len(groups)).tolist()
-        mine = [groups[g] for g in own]
-        answers = [guard.score(mine) for guard in self._guards] if mine else []
-        scored = [scores for scores, _ in answers]
-        recovered = [why for _, why in answers]
-        counts = [member.reward.counts() for member in self.members]
-        shares = processes.gather((own, scored, recovered, counts))
+
+        def mine() -> tuple[list[int], list[list[list[Score]]], list[str | None], list[Any]]:
+            own = processes.share(len(groups)).tolist()
+            asked = [groups[g] for g in own]
+            answers = [guard.score(asked) for guard in self._guards] if asked else []
+            counts = [member.reward.counts() for member in self.members]
+            return own, [scores for scores, _ in answers], [why for _, why in answers], counts
+
         found: list[list[list[Score]]] = [[[] for _ in groups] for _ in self.members]
-        for numbers, by_member, whys, counted in shares:
+        for numbers, by_member, whys, counted in processes.all_of(mine):
             for member, of_member in zip(self.members, counted, strict=True):
                 self._counts.setdefault(member.label, Counter()).update(of_member)
             for m, scores in enumerate(by_member):

@@ -41,7 +41,8 @@ def test_built_ins_come_through_the_hooks():
     assert plugins.broken == []
     objectives = ["dpo", "grpo", "kto", "ppo", "reinforce_pp", "reward_model", "rloo", "sft"]
     assert set(objectives) <= set(plugins.names("objective"))
-    rewards = ["classifier", "function", "length", "missing_eos", "reward_model", "verifier"]
+    rewards = ["classifier", "function", "judge", "length"]
+    rewards += ["missing_eos", "reward_model", "verifier"]
     assert plugins.names("reward") == rewards
     assert plugins.names("reference") == ["adapter_off", "model", "moving", "none", "precomputed"]
     sources = {"dataset", "rollouts", "rollout_pairs", "stream"}

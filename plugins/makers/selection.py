@@ -81,7 +81,7 @@ class Selection(Maker[SelectionConfig]):
             self._disagreements(row, of_row, members)
             for row, of_row in zip(chosen, scores, strict=True)
         ]
-        return self._made(chosen, found, UNSCORED, notes)
+        return self._made(chosen, found, UNSCORED, notes, rewards.drain_figures())
 
     def finish(self, rows: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
         """The first of them within the budget, those that disagree most or by seed."""
@@ -137,9 +137,10 @@ class Selection(Maker[SelectionConfig]):
         found: Sequence[Sequence[dict[str, Any]]],
         reason: str,
         notes: Sequence[str] = (),
+        figures: Mapping[str, float] | None = None,
     ) -> Made:
         made = [pair for of_row in found for pair in of_row]
-        metrics = {}
+        metrics = dict(figures or {})
         if made and self.scores:
             metrics["disagreement"] = mean(pair["disagreement"] for pair in made)
         return Made(
