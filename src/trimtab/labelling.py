@@ -60,9 +60,8 @@ def label_ai(
         _check_nothing_follows(whole, plan, Path(home))
     with plugins.observing(list(observers)):
         made = pipeline.start(plan, Path(run) if run else None, plugins, processes())
-    return [
-        _made(made, stage, plugins) for stage in plan.stages if asks_a_judge(stage.run, plugins)
-    ]
+    asking = [stage for stage in plan.stages if asks_a_judge(stage.run, plugins)]
+    return [_made(made, str(stage.name)) for stage in asking]
 
 
 def label_plan(
@@ -143,13 +142,11 @@ def _check_nothing_follows(whole: Plan, plan: Plan, home: Path) -> None:
         )
 
 
-def _made(home: Path, stage: Stage, registry: Registry) -> Labelled:
-    assert stage.run.source is not None
-    folder = home / STAGES / str(stage.name)
-    made = read_json(folder / "data.json")["made"]
-    maker = registry.make("source", stage.run.source.name, stage.run.source.options)
-    figures = maker.figures(made.get("counts", {}))
-    return Labelled(str(stage.name), folder / DATA / TRAIN, int(made["written"]), figures)
+def _made(home: Path, stage: str) -> Labelled:
+    folder = home / STAGES / stage
+    account = read_json(folder / "data.json")
+    rows = int(account["made"]["written"])
+    return Labelled(stage, folder / DATA / TRAIN, rows, account.get("judge", {}))
 
 
 def _flat(figures: Mapping[str, Any], under: str = "") -> Iterator[tuple[str, str]]:

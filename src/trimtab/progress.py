@@ -115,8 +115,11 @@ class Display:
 
     @hookimpl
     def sampled(self, run: Any, step: int, samples: Sequence[Mapping[str, Any]]) -> None:
-        """The best, the median and the worst under the bar; elsewhere, with the step's line."""
-        self.samples = step, samples
+        """The best, the median and the worst under the bar; elsewhere, with the step's line.
+
+        Of completions: what a judge said of two is in ``samples.jsonl``, and is not shown.
+        """
+        self.samples = step, [sample for sample in samples if "completion" in sample]
         self._refresh()
 
     @hookimpl
