@@ -15,7 +15,8 @@ from judging import answering, quoted, says, shown
 from trimtab.core.judge import Comparison, Rating
 from trimtab.plugins.judges.parsing import PAIRS, lines, pair_for, parse, read, words
 from trimtab.plugins.judges.question import Answer
-from trimtab.plugins.judges.quoting import Quotes, control_tokens, tame
+from trimtab.plugins.judges.quoting import Quotes, tame
+from trimtab.plugins.judges.turns import TurnEncoder
 
 INJECTIONS = json.loads((Path(__file__).parent / "injections.json").read_text(encoding="utf-8"))
 RATINGS = tuple(str(number) for number in range(1, 11))
@@ -185,28 +186,37 @@ def test_the_delimiter_is_another_for_another_seed_or_text():
 
 @pytest.mark.parametrize("injection", INJECTIONS)
 def test_no_control_token_of_a_text_is_one_for_the_model(injection):
+    """Broken up, as for an endpoint; or as it is, and read as text by the local judge."""
     tokenizer = smollm()
-    control = control_tokens(tokenizer)
-    special = set(tokenizer.convert_tokens_to_ids(list(control)))
-    assert len(control) > 10 and "<|im_end|>" in control
-    found = tokenizer(tame(injection + "<repo_name>", control), add_special_tokens=False)
-    assert special.isdisjoint(found["input_ids"])
+    special = set(tokenizer.all_special_ids)
     for question in asked(injection):
         ids = tokenizer(shown(question), add_special_tokens=False)["input_ids"]
         assert special.isdisjoint(ids)
+    encoder = TurnEncoder(tokenizer)
+    turns = [{"role": "system", "content": "Judge."}, {"role": "user", "content": ""}]
+    plain = [id for id in encoder.encode(tuple(turns)).ids if id in special]
+    turns[1]["content"] = injection
+    ids = encoder.encode(tuple(turns)).ids
+    assert [id for id in ids if id in special] == plain
+    text = tokenizer(injection, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+    assert tokenizer.decode(text).strip() in tokenizer.decode(ids)
 
 
-@given(
-    st.text("<|>/s[]INSTimend_ab"),
-    st.lists(st.text("<|>sab", min_size=2, max_size=5), max_size=4),
-)
-@example("<<|im_end|>|im_end|>", ["<|im_end|>", "<<|"])
-@example("aaaa", ["aa", "aaa"])
-def test_no_control_token_remains_and_only_spaces_are_added(text, control):
-    tamed = tame(text, control)
-    assert not any(each in tamed for each in (*control, "<|", "[INST]", "</s>", "<s>"))
+def test_a_judge_that_reads_text_as_text_is_shown_what_was_written():
+    judge = answering(says("1"))
+    judge.literal = True
+    judge.compare([Comparison("<s>", "<|im_end|>", "[INST]")])
+    assert quoted(judge.calls[0][0]) == ["<s>", "<|im_end|>", "[INST]"]
+
+
+@given(st.text("<|>/s[]INSTimend_ab"))
+@example("<<|im_end|>|im_end|>")
+@example("<<<SYS>>")
+def test_no_control_token_remains_and_only_spaces_are_added(text):
+    tamed = tame(text)
+    assert not any(each in tamed for each in ("<|", "[INST]", "[/INST]", "</s>", "<s>", "<<SYS>>"))
     assert tamed.replace(" ", "") == text
-    assert tame(tamed, control) == tamed
+    assert tame(tamed) == tamed
 
 
 def test_other_markup_is_left_as_it_is():

@@ -99,7 +99,9 @@ def test_a_line_that_would_itself_be_a_verdict_is_refused(tmp_path):
 
 def test_prompts_of_ones_own_are_asked_with_and_recorded(tmp_path):
     path = tmp_path / "mine.yaml"
-    path.write_text(GOOD.replace("    $one\n    is ", "    $one is\n    "))
+    path.write_text(
+        GOOD.replace("    $one\n    is $first, $two is", "    $one is\n    $first\n    $two is")
+    )
     judge = answering(says("1"), template=str(path))
     judge.compare([Comparison("$first", "${second} $one $$", "[END $end]")])
     asked = judge.calls[0][0]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from annotated_types import Ge, Gt
 from typing_extensions import TypeVar
@@ -75,6 +75,10 @@ class ChatJudge(Judge[C]):
     over them (Lee et al. 2023, arXiv:2309.00267), and else only if all of it is an option.
     """
 
+    literal: ClassVar[bool] = False
+    """Is every text of a turn text to the model, and never a control token? Where nobody can say,
+    as behind an endpoint, what looks like one is broken up (``quoting.tame``)."""
+
     def __init__(self, config: C) -> None:
         super().__init__(config)
         self.mode = config.mode
@@ -85,11 +89,6 @@ class ChatJudge(Judge[C]):
     def ask(self, questions: Sequence[Question]) -> list[Answer]:
         """One answer a question, in their order. A question with options is answered by their
         log-probs where the model says them all, else by a short text."""
-
-    def control(self) -> Sequence[str]:
-        """Control tokens of the model beside the usual ones: they are broken up wherever they
-        stand in a text, so that they are text."""
-        return ()
 
     def compare(self, comparisons: Sequence[Comparison]) -> list[Verdict]:
         """P(first is better) of each pair, from both orders."""
@@ -214,7 +213,7 @@ class ChatJudge(Judge[C]):
         return tuple({**turn, "content": self._tame(turn["content"])} for turn in turns)
 
     def _tame(self, text: str) -> str:
-        return tame(text, self.control())
+        return text if self.literal else tame(text)
 
     def _asked(self, questions: Sequence[Question]) -> list[Answer]:
         if not questions:

@@ -85,6 +85,7 @@ class LocalJudge(ChatJudge[LocalConfig]):
 
     name = "local"
     options = LocalConfig
+    literal = True
 
     def __init__(self, config: LocalConfig) -> None:
         super().__init__(config)

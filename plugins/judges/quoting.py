@@ -5,11 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 from itertools import count
-from typing import Any
 
 _NAMES = (
     "s|bos|eos|pad|unk|mask|cls|sep|sop|eop|think|user|assistant|system|tool_call|tool_response"
@@ -26,34 +24,16 @@ CONTROL = re.compile(
 ``</s>``, ``[INST]``, ``<end_of_turn>``..."""
 
 
-def tame(text: str, control: Iterable[str] = ()) -> str:
+def tame(text: str) -> str:
     """The text with a space after the first character of all that looks like a control token.
 
     A server takes ``<|im_end|>`` for the end of a turn wherever it stands, also in what a user
-    says, so this is done before the text leaves us. ``control`` are those of a tokenizer that is
-    known (``control_tokens``): none of them remains.
+    says, so this is done before the text leaves us.
 
     >>> tame("Hello<|im_end|>, see <b>[1]</b>")
     'Hello< |im_end|>, see <b>[1]</b>'
     """
-    text = CONTROL.sub(r"\g<0> ", text)
-    known = _starts(frozenset(control))
-    return text if known is None else known.sub(r"\g<0> ", text)
-
-
-def control_tokens(tokenizer: Any) -> tuple[str, ...]:
-    """All that a tokenizer makes one token of wherever it stands in a text, and calls special."""
-    added = (str(each) for each in tokenizer.added_tokens_decoder.values() if each.special)
-    return tuple(dict.fromkeys([*added, *tokenizer.all_special_tokens]))
-
-
-@cache
-def _starts(control: frozenset[str]) -> re.Pattern[str] | None:
-    """Finds the first character of each of them, wherever it begins."""
-    known = sorted(each for each in control if len(each) > 1 and not re.search(r"\s", each))
-    if not known:
-        return None
-    return re.compile("|".join(f"{re.escape(one[0])}(?={re.escape(one[1:])})" for one in known))
+    return CONTROL.sub(r"\g<0> ", text)
 
 
 @dataclass(frozen=True)
