@@ -61,9 +61,10 @@ class JudgeServer:
     """What it is asked, what it has answered, and how it fails.
 
     ``faults(n, body)`` names the fault of the n-th request, counted from 1; None for none: "429",
-    "429:SECONDS", "429:date", "500", "slow", "cut", "malformed", "wrapped", "empty", "quota",
-    "too_long", or another status, such as "404". ``logprobs``: "all"; "none", which ignores that
-    they are asked for; "refused"; "five", which refuses more; "lacking", without the last one.
+    "429:SECONDS", "429:date", "500", "slow", "drop", "cut", "malformed", "wrapped", "empty",
+    "quota", "too_long", or another status, such as "404". ``logprobs``: "all"; "none", which
+    ignores that they are asked for; "refused"; "five", which refuses more; "lacking", without
+    the last one.
     """
 
     def __init__(self, answer: Answer = drawn) -> None:
@@ -160,6 +161,9 @@ class _Handler(BaseHTTPRequestHandler):
     def _answer(self, judge: JudgeServer, body: Mapping[str, Any], fault: str | None) -> None:
         if judge.delay:
             time.sleep(judge.delay)
+        if fault == "drop":
+            self.close_connection = True
+            return None
         top = body.get("top_logprobs")
         if fault is None and top and judge.logprobs == "refused":
             return self._fails(400, "logprobs are not supported by this model")

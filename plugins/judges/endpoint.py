@@ -10,6 +10,7 @@ import os
 import random
 import threading
 import time
+import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -90,13 +91,10 @@ class Endpoint:
             max_retries=0,
             http_client=local if address.loopback else None,
         )
+        weakref.finalize(self, self._client.close)
         self._jitter = random.Random()
         self.halt = threading.Event()
         """Set when no further attempt should be made."""
-
-    def close(self) -> None:
-        """Close the connections."""
-        self._client.close()
 
     def send(self, body: Mapping[str, Any], attempt: Callable[[Callable[[], Any]], Any]) -> Any:
         """The JSON of a response that could be read, after as many attempts as it takes.

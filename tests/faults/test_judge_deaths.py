@@ -1,0 +1,158 @@
+"""Labelling by an endpoint that is killed half-way: what was answered is not asked again."""
+
+from __future__ import annotations
+
+import json
+import random
+import threading
+import time
+from contextlib import suppress
+from signal import SIGKILL
+
+import pytest
+import warm
+import yaml
+from faults.commands import own, state_of
+from judge_server import JudgeServer
+from worlds import lines, write_rows
+
+KEY = "sk-very-secret-4711"
+AT_A_TIME = 3
+PAIRS = 12
+
+
+@pytest.fixture
+def server():
+    with JudgeServer().serving() as server:
+        yield server
+
+
+@pytest.fixture
+def file(world, server, tmp_path):
+    """Twelve pairs to label, four a step: 24 requests."""
+    return labelling(world, server, tmp_path)
+
+
+def labelling(world, server, home, **judge):
+    rows = write_rows(home / "pairs.jsonl", pair, PAIRS)
+    settings = {
+        "model": {"name": str(world.model), "quantization": "none"},
+        "data": {"train": str(rows)},
+        "source": {"name": "labels", "by": "judge", "soft": True},
+        "judge": {
+            "name": "openai",
+            "model": "small",
+            "base_url": server.url,
+            "api_key_env": "MY_KEY",
+            "concurrency": AT_A_TIME,
+            **judge,
+        },
+        "train": {"rows": 4},
+    }
+    file = home / "label.yaml"
+    file.write_text(yaml.safe_dump(settings))
+    return file
+
+
+def pair(number):
+    names = ("chosen", "rejected")
+    return {"prompt": f"Say {number}.", **{name: f"{name} {number}" for name in names}}
+
+
+def start(file, run, **more):
+    begun = (run / "config.yaml").exists()
+    words = ["resume", run] if begun else ["train", file, "--run", run]
+    return warm.start(*words, **own(run), MY_KEY=KEY, **more)
+
+
+def to_its_end(file, run, **more):
+    ended = start(file, run, **more).end()
+    assert ended.status == 0, ended.output
+
+
+def kill(running):
+    with suppress(ProcessLookupError):  # it may have ended by itself
+        running.signal(SIGKILL)
+    running.process.join()
+
+
+def data_of(run):
+    return (run / "data/train.jsonl").read_bytes()
+
+
+@pytest.mark.parametrize("cache", [None, False])
+def test_no_answered_request_is_sent_again(world, server, tmp_path, cache):
+    """Requests from the 13th on are held, so all earlier ones were read by then; it is killed,
+    and they are never answered."""
+    file = labelling(world, server, tmp_path, cache=cache)
+    dead = threading.Event()
+
+    def hold(number, body):
+        if number <= 12 or dead.is_set():
+            return None
+        dead.wait()
+        return "drop"
+
+    server.faults = hold
+    running = start(file, tmp_path / "run")
+    deadline = time.monotonic() + 60
+    while server.under_way < AT_A_TIME or len(server.asked) < 12 + AT_A_TIME:
+        assert time.monotonic() < deadline and running.process.exitcode is None
+        time.sleep(0.01)
+    kill(running)
+    dead.set()
+    assert state_of(tmp_path / "run") == ("running", 1)
+    assert sum(server.answered.values()) == 12
+    to_its_end(file, tmp_path / "run")
+    assert list(server.answered.values()) == [1] * 2 * PAIRS
+    assert len(server.asked) == 2 * PAIRS + AT_A_TIME
+    to_its_end(file, tmp_path / "whole")
+    assert data_of(tmp_path / "run") == data_of(tmp_path / "whole")
+    assert len(lines(tmp_path / "run/judge_requests.jsonl")) == 2 * PAIRS
+
+
+@pytest.mark.slow
+def test_whenever_it_is_killed_only_what_was_under_way_is_sent_again(file, server, tmp_path):
+    to_its_end(file, tmp_path / "whole")
+    drawn, run, kills = random.Random(0), tmp_path / "run", 0
+    server.delay = 0.02
+    server.answered.clear()
+    while not (run / "data").exists():
+        until = sum(server.answered.values()) + drawn.randrange(1, 8)
+        running = start(file, run)
+        while running.process.exitcode is None and sum(server.answered.values()) < until:
+            running.process.join(0.001)
+        kills += running.process.exitcode is None
+        kill(running)
+    repeated = sum(server.answered.values()) - 2 * PAIRS
+    assert kills > 3 and 0 <= repeated <= kills * AT_A_TIME
+    assert data_of(run) == data_of(tmp_path / "whole")
+
+
+def test_a_budget_that_is_spent_stops_the_run_and_raised_it_goes_on(world, server, tmp_path):
+    file = labelling(world, server, tmp_path, budget={"requests": 10})
+    run = tmp_path / "run"
+    ended = start(file, run).end()
+    said = " ".join(ended.output.split())
+    assert ended.status == 2 and "the run has paid for 10 requests" in said
+    assert f"raise it in {run}/config.yaml, then: trimtab resume {run}" in said
+    assert json.loads((run / "run.json").read_text())["state"] == "stopped"
+    config = run / "config.yaml"
+    config.write_text(config.read_text().replace("requests: 10", "requests: 24"))
+    to_its_end(file, run)
+    assert list(server.answered.values()) == [1] * 2 * PAIRS
+
+
+def test_the_key_is_in_no_file_of_a_run_or_its_cache_nor_in_a_traceback(file, server, tmp_path):
+    server.faults = lambda n, body: "400" if n > 12 else None  # it repeats the key
+    run = tmp_path / "run"
+    ended = start(file, run, TRIMTAB_DEBUG="1", OPENAI_LOG="debug").end()
+    assert ended.status != 0 and "Traceback" in ended.output and "[the key]" in ended.output
+    server.faults = lambda n, body: None
+    resumed = start(file, run, OPENAI_LOG="debug").end()
+    assert resumed.status == 0, resumed.output
+    assert server.keys == {f"Bearer {KEY}"}
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert len(files) > 2 * PAIRS
+    assert not any(KEY.encode() in path.read_bytes() for path in files)
+    assert KEY not in ended.output + resumed.output
