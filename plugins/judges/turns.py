@@ -47,7 +47,7 @@ class TurnEncoder:
         added = [one.content for one in tokenizer.added_tokens_decoder.values()]
         spelled = sorted(filter(str.strip, added), key=len, reverse=True)
         self._controls = re.compile("|".join(map(re.escape, spelled)) or "(?!)", re.IGNORECASE)
-        self._added = set(tokenizer.added_tokens_decoder) - {tokenizer.unk_token_id}
+        self._added = set(tokenizer.added_tokens_decoder)
         self._option_ids = lru_cache(maxsize=256)(self._cut)
 
     @cached_property
