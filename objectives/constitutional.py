@@ -29,7 +29,6 @@ from trimtab.objectives.feedback_stages import (
     judge_of,
     labels_part,
     learning,
-    measuring,
     proxy,
     reward_model_part,
     untimed,
@@ -64,7 +63,8 @@ class Constitutional(Recipe[ConstitutionalConfig]):
     ``labels`` has judged in pairs, as P(better) averaged over the principles. ``policy`` learns
     from these, or ``rm`` is fitted to them first and is then its reward.
 
-    The rewards of the file measure: drafts, revisions, labels, and the policies in evaluations.
+    The rewards of the file measure, but for those that ask the judge again: drafts, revisions,
+    how far labels agree with them, and the fine-tune in evaluations. So do all of them ``policy``.
     An optimizer on rollouts adds them, by their weights, to the reward model's: ``weight: 0``
     watches. Without a section ``judge`` the run's own model judges, without its adapters.
     """
@@ -150,8 +150,8 @@ class _Stages:
                 **around.making(around.seed),
                 "source": source,
                 "rollout": rollout or None,
-                "reward": measuring(around) or None,
-                "judge": self.judge if asked or around.rewards else None,
+                "reward": gold(around) or None,
+                "judge": self.judge if asked or gold(around) else None,
             },
         )
 
@@ -166,7 +166,8 @@ class _Stages:
                 "data": around.data_of(made, eval=config.fine_tune.eval),
                 "model": self._tuned,
                 "train": {**untimed(around), **given_of(config.fine_tune.train)},
-                "judge": self.judge if around.rewards else None,
+                "reward": gold(around) or None,
+                "judge": self.judge if gold(around) else None,
             },
         )
 
