@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import copy
 import json
-import threading
 from collections import Counter
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -305,35 +305,38 @@ def test_principles_follow_from_the_seed_and_the_prompts_place(tmp_path, options
         assert names == expected[: len(names)]
 
 
+class Waiting(Exception):
+    """A process is where it needs what the other one gathers."""
+
+
 class Together(Processes):
-    """One of two processes that are threads of this one."""
+    """One of two processes, which knows what both gathered so far."""
 
     count = 2
 
-    def __init__(self, rank: int, barrier: threading.Barrier, table: list[Any]) -> None:
-        self.rank, self.barrier, self.table = rank, barrier, table
+    def __init__(self, rank: int, gathered: list[list[Any]]) -> None:
+        self.rank, self.gathered, self.at = rank, gathered, 0
 
     def gather(self, value):
-        self.table[self.rank] = value
-        self.barrier.wait(30)
-        found = list(self.table)
-        self.barrier.wait(30)
-        return found
+        self.value, self.at = value, self.at + 1
+        if self.at > len(self.gathered):
+            raise Waiting
+        return copy.deepcopy(self.gathered[self.at - 1])
 
 
 def in_two(make) -> list[Any]:
-    """What each of two processes makes."""
-    barrier, table, made = threading.Barrier(2), [None, None], [None, None]
-
-    def one(rank: int) -> None:
-        made[rank] = make(Together(rank, barrier, table))
-
-    threads = [threading.Thread(target=one, args=(rank,)) for rank in (0, 1)]
-    for each in threads:
-        each.start()
-    for each in threads:
-        each.join(60)
-    return made
+    """What each of two processes makes: both begin anew with all that was gathered, until both
+    come to the end."""
+    gathered: list[list[Any]] = []
+    while True:
+        both, made = [Together(rank, gathered) for rank in (0, 1)], []
+        for each in both:
+            with suppress(Waiting):
+                made.append(make(each))
+        if len(made) == 2:
+            return made
+        assert not made
+        gathered.append([each.value for each in both])
 
 
 @pytest.mark.parametrize("by", ["policy", "judge"])
@@ -343,10 +346,8 @@ def test_two_processes_share_the_prompts_and_both_get_all(tmp_path, options, by)
     whole = opened(CritiqueRevise, config, given).make(None, 0, 5)
 
     def make(processes):
-        own = {"judge": Critic(Config()), "engine": Dice(Config())}
-        tokenizer = copy.deepcopy(given.tokenizer)  # which no two threads may use at once
-        alone = replace(given, processes=processes, tokenizer=tokenizer, **own)
-        return opened(CritiqueRevise, config, alone).make(None, 0, 5)
+        own = replace(given, processes=processes, judge=Critic(Config()), engine=Dice(Config()))
+        return opened(CritiqueRevise, config, own).make(None, 0, 5)
 
     assert in_two(make) == [whole, whole]
 
