@@ -15,7 +15,7 @@ from trimtab.core.config import RunFile
 from trimtab.core.errors import UserError
 from trimtab.core.files import DamagedFile, read_json, sha256_of, to_json
 from trimtab.core.options import LocalPath
-from trimtab.core.paths import at, checked, marked, put, with_stages
+from trimtab.core.paths import Place, at, checked, incidental, marked, put, with_stages
 from trimtab.core.registry import Registry
 from trimtab.core.rundir import CONFIG, STAGE
 from trimtab.core.stages import STAGES
@@ -95,6 +95,9 @@ def refreshed(settled: RunFile, asked: RunFile, registry: Registry) -> RunFile:
     """The file that a stage with this key has settled on, with what may be asked otherwise now:
     where its inputs lie, and what the key does not count."""
     plain, given = settled.model_dump(mode="json"), asked.model_dump(mode="json")
+    for place in incidental(asked, registry):
+        if _stands(plain, place):
+            put(plain, place, at(given, place))
     places = [("train", name) for name in SAVING] + [(name,) for name in OBSERVING]
     for place in (*places, *(place for place, _ in marked(asked, registry))):
         if len(place) == 1 or at(plain, place) is not None:
@@ -111,12 +114,33 @@ def _inputs(file: RunFile, registry: Registry, earlier: Mapping[str, Key]) -> An
     else:
         for name in SAVING:
             del inputs["train"][name]
+    for place in incidental(file, registry):
+        if _stands(inputs, place):
+            del at(inputs, place[:-1])[place[-1]]
+    if not _judged(file, registry):
+        inputs["judge"] = None
     for place, mark in marked(file, registry):
         value = at(inputs, place)
         if isinstance(value, str) and Path(value).is_absolute():
             put(inputs, place, _content(Path(value), mark, at(inputs, place[:-1])))
     inputs["plugins"] = [_file(Path(plugin)) for plugin in file.plugins]
     return inputs
+
+
+def _stands(plain: Any, place: Place) -> bool:
+    """Is there such an option, be it null?"""
+    section = at(plain, place[:-1])
+    return isinstance(section, dict) and place[-1] in section
+
+
+def _judged(file: RunFile, registry: Registry) -> bool:
+    """Does any part of this stage ask the judge?"""
+    sources = [file.source, *(stream.source for stream in file.streams.values())]
+    return any(
+        registry.make("source", source.name, source.options).judges
+        for source in sources
+        if source is not None
+    ) or any(registry.find("reward", reward.name).judges for reward in file.reward)
 
 
 def _content(path: Path, mark: LocalPath, beside: Mapping[str, Any]) -> dict[str, Any]:

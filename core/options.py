@@ -45,6 +45,14 @@ class LocalPath:
         """It is a path also where nothing is yet. Another one may name something elsewhere."""
 
 
+class Incidental:
+    """Marks an option that no result depends on: ``Annotated[int, Incidental()]``.
+
+    How often a request is sent again, say. A stage is not run again where only such an option is
+    another one, and one that goes on takes it as it is now.
+    """
+
+
 class Config(BaseModel):
     """Options of one plugin or section: frozen, typed, and no unknown keys.
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from trimtab.core.config import DataConfig, ModelConfig, RunFile, Selected
-from trimtab.core.options import Config, LocalPath
+from trimtab.core.options import Config, Incidental, LocalPath
 from trimtab.core.registry import Registry
 from trimtab.core.runfile import KINDS
 from trimtab.core.stages import HANDOVER, STAGES
@@ -29,6 +29,14 @@ def marked(file: RunFile, registry: Registry) -> Iterator[tuple[Place, LocalPath
                     yield from (((*place, key, n), mark) for n in range(len(section[key])))
                 elif section.get(key):
                     yield (*place, key), mark
+
+
+def incidental(file: RunFile, registry: Registry) -> Iterator[Place]:
+    """Where each option stands that no result depends on."""
+    for place, options in _sections(file, registry):
+        for name, field in options.model_fields.items():
+            if any(isinstance(mark, Incidental) for mark in field.metadata):
+                yield *place, field.alias or name
 
 
 def _sections(file: RunFile, registry: Registry) -> Iterator[tuple[Place, type[Config]]]:

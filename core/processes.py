@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from trimtab.core.errors import RunError, UserError
+from trimtab.core.errors import RunError, UserError, Waits
 
 T = TypeVar("T")
 
@@ -55,16 +55,22 @@ class Processes:
             done = [work()]
         except (UserError, RunError) as error:
             failed = error
-        shares = self.gather((done, None if failed is None else str(failed)))
+        shares = self.gather((done, None if failed is None else (_kind(failed), str(failed))))
         if failed is not None:
             raise failed
-        for _, said in shares:
-            if said is not None:
-                raise RunError(f"another process of this run stopped: {said}")
+        for _, failure in shares:
+            if failure is not None:
+                kind, said = failure
+                raise kind(said)
         return [one for (one,), _ in shares]
 
     def wait(self) -> None:
         """Until all are here."""
+
+
+def _kind(error: UserError | RunError) -> type[Exception]:
+    """What another process can make of its text."""
+    return next(kind for kind in (Waits, UserError, RunError) if isinstance(error, kind))
 
 
 class Accelerated(Processes):

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from trimtab import Config, hookimpl
 from trimtab.core.errors import RunError
 from trimtab.core.judge import Judge, Verdict
+from trimtab.core.options import Incidental
 
 
 class OpinionsConfig(Config):
@@ -17,10 +18,10 @@ class OpinionsConfig(Config):
     sharp: bool = False
     """It abstains from nothing."""
 
-    down_after: int | None = None
+    down_after: Annotated[int | None, Incidental()] = None
     """Requests, after which it is down until the file ``up`` is there."""
 
-    up: str = "never"
+    up: Annotated[str, Incidental()] = "never"
 
 
 class Opinions(Judge[OpinionsConfig]):

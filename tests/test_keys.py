@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import opinions
 import pytest
 from pipelines import STAGES, changed, pipeline, write
 from worlds import World
 
-from trimtab.core.keys import Key, keys_of
+from trimtab.core.keys import Key, keys_of, refreshed
 from trimtab.core.paths import absolute
 from trimtab.core.runfile import dump_plan, load
 from trimtab.plugins.registry import Plugins
@@ -57,6 +58,64 @@ def test_an_option_concerns_what_depends_on_it(own, plugins, stage, section, opt
     settings = pipeline(own)
     other = changed(settings, stage, section, **options)
     assert differing(*(keys(each, own.home, plugins) for each in (settings, other))) == concerned
+
+
+def judged(own: World, options: dict[str, Any], **judge: Any) -> dict[str, Any]:
+    """Labels by judge or by reward, from which a policy learns."""
+    settings = own.settings(plugins=[opinions.__file__])
+    rows = {"data": settings.pop("data"), "judge": {"name": "toys.opinions", **judge}}
+    reward = [{"name": "function", "function": "rewarding:variety"}]
+    source = {"name": "labels", **options}
+    labels = {"name": "labels", "source": source, "reward": reward, **rows}
+    learn = {"name": "learn", "objective": settings.pop("objective"), **rows}
+    learn["data"] = {"train": "stages.labels"}
+    settings["train"] = {"rows": 4}
+    return {**settings, "stages": [labels, learn]}
+
+
+@pytest.mark.parametrize(
+    "by, judge, concerned",
+    [
+        ("judge", {"sharp": True}, {"labels", "learn"}),
+        ("judge", {"mode": "compare"}, {"labels", "learn"}),
+        ("judge", {"down_after": 3}, set()),
+        ("reward", {"sharp": True}, set()),
+    ],
+)
+def test_a_judge_concerns_who_asks_it_and_only_with_what_it_says(
+    own, plugins, by, judge, concerned
+):
+    """The stage that learns from labels asks no judge; labels by reward neither."""
+    one, other = (
+        keys(judged(own, {"by": by}, **options), own.home, plugins) for options in ({}, judge)
+    )
+    if concerned:
+        assert other["labels"].key != one["labels"].key
+        assert other["learn"].changes(one["learn"]) == [
+            "the stage that data.train names is another one"
+        ]
+    assert differing(one, other) == concerned
+
+
+def test_a_judge_concerns_the_training_that_it_rewards(own, plugins):
+    settings = pipeline(own)
+    settings["plugins"] = [*settings["plugins"], opinions.__file__]
+    improve = settings["stages"][-1]
+    improve["reward"] = [{"name": "judge"}]
+    found = []
+    for sharp in (False, True):
+        improve["judge"] = {"name": "toys.opinions", "sharp": sharp}
+        found.append(keys(settings, own.home, plugins))
+    assert differing(*found) == {"improve"}
+
+
+def test_a_run_that_goes_on_takes_what_is_incidental_as_it_is_now(own, plugins):
+    first, later = (
+        load(write(own.home / "run.yaml", judged(own, {"by": "judge"}, **judge)), (), plugins)
+        for judge in ({"down_after": 3, "sharp": True}, {"down_after": None, "sharp": False})
+    )
+    settled = refreshed(first.stages[0].run, later.stages[0].run, plugins)
+    assert settled.judge.options["down_after"] is None and settled.judge.options["sharp"] is True
 
 
 def test_the_content_of_a_path_counts_and_not_where_it_lies(own, plugins, tmp_path):

@@ -187,7 +187,7 @@ def test_a_judge_that_one_process_cannot_reach_stops_them_all(tmp_path):
     with pytest.raises(RunError, match="^the judge cannot be reached$"):
         opened(Labels, LabelsConfig(by="judge"), replace(given, processes=down)).make(None, 0, 5)
     up = replace(given, judge=Shorter(Config()), processes=OneOf(1, [[down.given[0]] * 2]))
-    with pytest.raises(RunError, match="another process of this run stopped: the judge cannot"):
+    with pytest.raises(RunError, match="^the judge cannot be reached$"):
         opened(Labels, LabelsConfig(by="judge"), up).make(None, 0, 5)
 
 
