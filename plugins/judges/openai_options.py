@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 from annotated_types import Ge
 from pydantic import field_validator
 
-from trimtab.core.options import Config, PositiveFloat, PositiveInt
+from trimtab.core.options import Config, Incidental, PositiveFloat, PositiveInt
 from trimtab.plugins.judges.chat import ChatConfig
 
 OFFICIAL = "https://api.openai.com/v1"
@@ -37,26 +37,26 @@ class OpenAIConfig(ChatConfig):
     base_url: str | None = None
     """Of the endpoint, such as http://localhost:8000/v1; null is OpenAI's own."""
 
-    api_key_env: str = "OPENAI_API_KEY"
+    api_key_env: Annotated[str, Incidental()] = "OPENAI_API_KEY"
     """The environment variable that holds the key. An endpoint on this machine needs none."""
 
-    concurrency: PositiveInt = 8
+    concurrency: Annotated[PositiveInt, Incidental()] = 8
     """Requests under way at a time."""
 
-    timeout: PositiveFloat = 60.0
+    timeout: Annotated[PositiveFloat, Incidental()] = 60.0
     """Seconds that a request may take."""
 
-    retries: Annotated[int, Ge(0)] = 5
+    retries: Annotated[int, Ge(0), Incidental()] = 5
     """How often a request is sent again: after 408, 409, 429 or a status from 500, after a
     time-out, a lost or cut connection, and a response that cannot be read."""
 
-    budget: Budget = Budget()
+    budget: Annotated[Budget, Incidental()] = Budget()
     """What the run may pay for."""
 
     logprobs: Literal["auto", "off"] = "auto"
     """Of the options of a verdict: asked for where the endpoint gives them; or its text counts."""
 
-    cache: str | Literal[False] | None = None
+    cache: Annotated[str | Literal[False] | None, Incidental()] = None
     """A folder of answers, absolute or from ~, that other runs may share; null is ``judges`` in
     trimtab's cache; false is none. A run asks nothing again that it was answered itself."""
 
