@@ -109,21 +109,21 @@ def test_a_chain_is_shown_whole_with_what_each_revision_changed():
     assert shown.heading == "row 17, step 3"
     assert list(plain(shown)) == [
         "  prompt: How do I say no?",
-        "  draft (0.25): Just say no, you fool.",
+        "  draft, reward 0.25: Just say no, you fool.",
         "  1. principle: kind",
         "    critique: It insults.",
-        "    revision (0.75): Just say no, [-you fool.-] {+kindly.+}",
+        "    revision, reward 0.75: Just say no, [-you fool.-] {+kindly.+}",
         "  2. principle: honest",
         "    critique: Nothing to find.",
         "    revision, left out:",
         "    why: the revision is empty",
-        "  final (0.75): as the last revision",
+        "  final, reward 0.75: as the last revision",
     ]
 
 
 def test_a_chain_without_a_kept_revision_ends_in_its_draft():
     chain = {**CHAIN, "rounds": [CHAIN["rounds"][1]], "final": CHAIN["draft"]}
-    assert lines(chain)[-1] == "  final (0.75): as the draft"
+    assert lines(chain)[-1] == "  final, reward 0.75: as the draft"
 
 
 def test_a_judgement_says_who_won_in_which_order_and_all_that_was_said():
@@ -334,7 +334,7 @@ def test_a_diff_holds_all_words_of_both_texts():
 def test_a_text_that_has_little_in_common_is_not_marked_word_by_word():
     found = list(pieces("a b c d", "w x y d z"))
     assert [piece.fate for piece in found] == ["new"]
-    assert found[0].text == "w x y d z"
+    assert found[0].text == marked("a b c d", "w x y d z", colours=False).plain == "w x y d z"
 
 
 def test_changes_have_colours_on_a_terminal_and_marks_elsewhere():

@@ -186,7 +186,7 @@ def _heading(record: Record) -> str:
 
 
 def _with(label: str, reward: Any) -> str:
-    return label if reward is None else f"{label} ({_number(reward)})"
+    return label if reward is None else f"{label}, reward {_number(reward)}"
 
 
 def _mappings(value: Any) -> list[Mapping[str, Any]]:

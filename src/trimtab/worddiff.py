@@ -47,9 +47,13 @@ def pieces(before: str, after: str) -> Iterator[Piece]:
 
 
 def marked(before: str, after: str, *, colours: bool) -> Text:
-    """The later text, with what is gone and what is new in colours, or between marks."""
+    """The later text, with what is gone and what is new in colours, or between marks; a text that
+    is new as a whole has no marks."""
     found = Text()
-    for fate, text in pieces(before, after):
+    changes = list(pieces(before, after))
+    if len(changes) == 1 and not colours:
+        return Text(after)
+    for fate, text in changes:
         if found and not found.plain[-1].isspace():
             found.append(" ")  # between the last word of one text and that of the other
         if colours:
