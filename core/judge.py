@@ -77,6 +77,34 @@ class JudgeSetting:
 class Judge(ABC, Generic[C]):
     """Compares completions, rates them, and may write.
 
+    A plugin derives from it, in a file that the run file names under ``plugins``, or installed:
+
+        from trimtab import Config, Judge, Verdict, hookimpl
+
+
+        class Shorter(Judge[Config]):
+            name = "acme.shorter"
+            options = Config
+
+            def compare(self, comparisons):
+                return [self._verdict(one) for one in comparisons]
+
+            def score(self, ratings):
+                return [Verdict(10 / (1 + len(one.completion))) for one in ratings]
+
+            def _verdict(self, pair):
+                gap = len(pair.second) - len(pair.first)
+                return Verdict(0.5 if gap == 0 else float(gap > 0), said=[f"by {gap}"])
+
+
+        @hookimpl
+        def provide_judges():
+            return [Shorter]
+
+    and is asked with ``judge: {name: acme.shorter}``. ``trimtab.testing.check_judge`` tells what
+    it does wrong. One that asks a chat model derives from ``ChatJudge`` of
+    ``trimtab.plugins.judges.chat``, and writes ``ask`` alone.
+
     Several processes of a run have a judge each, and share what is asked. A judge that cannot be
     reached raises ``RunError``: what it said so far must be kept, so that a resumed run does not
     ask it again.

@@ -1,6 +1,7 @@
 """What a plugin's own tests want: the conformance kit, and batches made of literals."""
 
 from trimtab.core.batches import sequences
+from trimtab.core.checks_judge import check_judge
 from trimtab.core.conformance import (
     CHECKS,
     ConformanceError,
@@ -15,6 +16,7 @@ __all__ = [
     "Example",
     "TablePolicy",
     "TableReference",
+    "check_judge",
     "check_objective",
     "given",
     "parametrize_with_checks",
