@@ -42,7 +42,7 @@ class RLAIF(Recipe[RLAIFConfig]):
         preference:   P(y_1 > y_2 | x), as the judge says it, labels pairs
         score:        r(x, y) = E[score], as the judge says it, is the reward
 
-    Lee et al. 2023, arXiv:2309.00267: the labels of section 2.2, and in section 2.3 direct-RLAIF.
+    Lee et al. 2023, arXiv:2309.00267: labels as in section 2.1, and direct-RLAIF of 2.2.2.
     ``judge`` names who judges; without one it is the run's own model with its adapters off. The
     stages of preference: ``candidates`` answers the prompts of ``data`` (``pairs: data`` has
     none), ``labels`` asks the judge, ``rm`` fits a reward model where the optimizer learns from
@@ -84,7 +84,7 @@ class RLAIF(Recipe[RLAIFConfig]):
         config = self.config
         optimizer = around.objective(config.optimizer, Pairs, Labelled, Rollouts)
         learns_from = around.learns_from(optimizer["name"])
-        labels = _labels(config)
+        labels = _labels(config, certain=learns_from is Labelled)
         rewards: list[dict[str, Any]] = around.rewards
         judge = judge_of(around)
         made = None
@@ -147,8 +147,8 @@ def _check_mode(config: RLAIFConfig, around: Around) -> None:
         )
 
 
-def _labels(config: RLAIFConfig) -> Mapping[str, Any]:
-    """The section ``source`` of the labels."""
+def _labels(config: RLAIFConfig, *, certain: bool) -> Mapping[str, Any]:
+    """The section ``source`` of the labels; ``certain`` where no probabilities can be used."""
     source = config.labels.model_dump(mode="json")
     if not is_ours(config.labels):
         return source
@@ -158,7 +158,14 @@ def _labels(config: RLAIFConfig) -> Mapping[str, Any]:
         raise OptionError(
             f"labels.{given[0]}", f"this is the recipe's own option {given[0]!r}: give it there"
         )
-    return {**source, "by": "judge", "soft": config.soft, "budget": config.budget}
+    if config.soft and certain:
+        raise OptionError(
+            "soft",
+            "the optimizer learns from completions that are good or bad, and an uncertain pair "
+            "says of neither which it is: leave soft out",
+        )
+    soft = not certain if config.soft is None else config.soft
+    return {**source, "by": "judge", "soft": soft, "budget": config.budget}
 
 
 def _gold(around: Around) -> list[dict[str, Any]]:

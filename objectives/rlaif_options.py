@@ -39,8 +39,9 @@ class RLAIFConfig(Config):
     budget: Annotated[int, Gt(0)] | None = None
     """Rows that are labelled, by an order that follows from ``train.seed``; null is all."""
 
-    soft: bool = True
-    """A label is P(chosen is better), as the judge has it; false takes it for certain."""
+    soft: bool | None = None
+    """A label is P(chosen is better), as the judge has it; false takes it for certain. null is
+    true, unless the optimizer learns from labelled completions: thumbs go up or down."""
 
     labels: Annotated[Labelling, OfKind("source")] = Labelling()
     """Other options of the source ``labels``, such as ``pairs: all``."""

@@ -317,6 +317,8 @@ EVERY = [
     ("iterated", {"optimizer": {"name": "example.simpo", "gamma": 0.5}, "rounds": 3}),
     ("iterated", {"optimizer": {"name": "grpo"}, "select": {"budget": 3}, "prompts": 4}),
     ("iterated", {"optimizer": {"name": "kto"}, "labels": {"soft": True}, "begin": "first"}),
+    ("rlaif", {"optimizer": {"name": "grpo"}, "labels": {"pairs": "all"}, "budget": 3}),
+    ("rlaif", {"optimizer": {"name": "example.simpo", "gamma": 0.5}, "pairs": "data"}),
 ]
 
 

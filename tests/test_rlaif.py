@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import json
+import random
 from pathlib import Path
 
+import deaths
 import judging_toys
 import pytest
 import yaml
 from judging_toys import share
 from safetensors.torch import load_file
-from worlds import lines
+from tiny import save_tiny
+from worlds import differences, lines
 
 import trimtab
 from trimtab.core.batches import Pairs, Rollouts
 from trimtab.core.files import sha256_of
+from trimtab.core.keys import Key
+from trimtab.core.paths import absolute
 from trimtab.core.recipe import Around
-from trimtab.core.runfile import RunFileError, dump_plan, load
-from trimtab.core.written import shortest
+from trimtab.core.runfile import RunFileError, load
 from trimtab.objectives.rlaif import RLAIF
 from trimtab.objectives.rlaif_options import RLAIFConfig
 from trimtab.plugins.registry import Plugins
@@ -136,7 +140,9 @@ def test_an_optimizer_on_rollouts_has_a_reward_model_of_the_labels(expand):
 
 
 def test_unpaired_labels_and_a_stranger_s_objective(expand):
-    assert expand({"optimizer": {"name": "kto"}})["policy"].data.convert == "pairs-to-labels"
+    stages = expand({"optimizer": {"name": "kto"}})
+    assert stages["policy"].data.convert == "pairs-to-labels"
+    assert stages["labels"].source.options["soft"] is False
     chosen = {"name": "example.simpo", "beta": 3.0}
     policy = expand({"optimizer": chosen})["policy"]
     assert (policy.objective.name, policy.objective.options["beta"]) == ("example.simpo", 3.0)
@@ -216,6 +222,11 @@ def test_expanding_changes_nothing_around():
             {},
             "objective.labels.soft: this is the recipe's own option",
         ),
+        (
+            {"optimizer": {"name": "kto"}, "soft": True},
+            {},
+            "objective.soft: the optimizer learns from completions that are good or bad, and an",
+        ),
         ({"labels": {"nois": 3}}, {}, "objective.labels.nois: unknown key. Did you mean 'noise'?"),
         (
             {"optimiser": {"name": "dpo"}},
@@ -247,27 +258,6 @@ def test_as_a_stage_it_begins_where_an_earlier_one_ended(expand):
     starts = [run.model.start for run in found.values()]
     assert starts == [None, "stages.sft", None, "stages.sft", "stages.ai"]
     assert found["ai"].data.train == "stages.ai-labels"
-
-
-@pytest.mark.parametrize(
-    "options",
-    [{"budget": 3, "pairs": "data"}, {"optimizer": {"name": "grpo"}, "labels": {"pairs": "all"}}],
-)
-def test_it_goes_through_text(plugins, tmp_path, options):
-    whole = {
-        "data": {"train": "prompts.jsonl"},
-        "judge": {**JUDGE, "sharp": 3.0},
-        "reward": [GOLD],
-        "model": {"quantization": "none"},
-        "objective": {"name": "rlaif", **options},
-        "plugins": [str(SIMPO), TOYS],
-    }
-    path = tmp_path / "run.yaml"
-    path.write_text(yaml.safe_dump(whole))
-    plan = load(path, (), plugins)
-    for text in (shortest(plan, plugins), dump_plan(plan)):
-        path.write_text(text)
-        assert load(path, (), plugins).stages == plan.stages
 
 
 def settings(world, **changes):
@@ -343,3 +333,96 @@ def test_a_stranger_s_objective_learns_from_the_same_labels(finished, world, tmp
     assert weights(home / "stages/policy") != weights(finished / "stages/policy")
     losses = [step["loss"] for step in lines(home / "stages/policy/metrics.jsonl")]
     assert len(losses) == 3
+
+
+def keys(tmp_path, plugins, whole):
+    """Of the stages that a run file stands for."""
+    path = tmp_path / "run.yaml"
+    path.write_text(yaml.safe_dump(whole))
+    found: dict[str, Key] = {}
+    for stage in load(path, (), plugins).stages:
+        found[str(stage.name)] = Key.of(absolute(stage.run, plugins), plugins, found)
+    return {name: key.key for name, key in found.items()}
+
+
+def test_another_judge_labels_anew_and_samples_nothing_anew(world, plugins, tmp_path):
+    objective = {"name": "rlaif", "n": 3}
+    before = keys(tmp_path, plugins, settings(world, objective=objective))
+    judge = {**JUDGE, "sharp": 9.0}
+    after = keys(tmp_path, plugins, settings(world, objective=objective, judge=judge))
+    assert [name for name in before if after[name] != before[name]] == ["labels", "policy"]
+    objective["optimizer"] = {"name": "example.simpo"}
+    after = keys(tmp_path, plugins, settings(world, objective=objective))
+    assert [name for name in before if after[name] != before[name]] == ["policy"]
+
+
+ONLINE = {
+    "rollout": {"group": 2, "max_new_tokens": 8},
+    "train": {"epochs": None, "steps": 2, "eval_samples": 2},
+}
+
+
+def test_the_judge_s_score_is_the_reward(world, tmp_path):
+    """Through the recipe and as a plain file: the same weights."""
+    optimizer = {"name": "grpo", "beta": 0.1}
+    objective = {"name": "rlaif", "feedback": "score", "optimizer": optimizer}
+    sections = {"reward": [{**GOLD, "weight": 0.0}], **ONLINE}
+    path = tmp_path / "run.yaml"
+    run = trained(path, settings(world, objective=objective, **sections), tmp_path / "run")
+    for sample in lines(run / "samples.jsonl"):
+        assert sample["parts"].keys() == {"judge", "gold"}
+        assert sample["reward"] == sample["parts"]["judge"]
+        expected = 1 + 9 * share(sample["completion"])
+        assert sample["reward"] == pytest.approx(expected, abs=1e-12)
+    sections["reward"].insert(0, {"name": "judge"})
+    sections |= {"objective": optimizer, "judge": {**JUDGE, "sharp": 8.0, "mode": "score"}}
+    plain = trained(tmp_path / "plain.yaml", settings(world, **sections), tmp_path / "plain")
+    assert weights(run) == weights(plain)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("optimizer", ["grpo", "ppo", "rloo"])
+def test_a_reward_model_of_the_labels_to_the_end(world, tmp_path, optimizer):
+    chosen = {"name": "rlaif", "n": 3, "optimizer": {"name": optimizer}}
+    chosen["reward_model"] = {"train": {"rows": 2}}
+    whole = settings(world, objective=chosen, reward=[{**GOLD, "weight": 0.0}], **ONLINE)
+    run = trained(tmp_path / "run.yaml", whole, tmp_path / "run") / "stages"
+    assert (run / "rm/adapter/adapter_model.safetensors").is_file()
+    last = lines(run / "policy/evals.jsonl")[-1]
+    assert {"reward/proxy", "reward/gold"} <= last.keys()
+    (agreed,) = json.loads((run / "labels/data.json").read_text())["judge"]["gold_agreement"]
+    assert agreed == "gold"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("options", [{"optimizer": {"name": "kto"}}, {"pairs": "data"}])
+def test_the_run_s_own_model_judges_to_the_end(world, tmp_path, options):
+    """The judge local: the base with its adapters off, whose window holds what a judge reads."""
+    whole = settings(world, objective={"name": "rlaif", **options})
+    whole["judge"] = {"name": "local", "disagreement": "average"}
+    whole["model"]["name"] = str(save_tiny(tmp_path / "model", max_position_embeddings=2048))
+    if options.get("pairs") == "data":
+        whole["data"] = {"train": str(world.pairs), "holdout": 0.2}
+    run = trained(tmp_path / "run.yaml", whole, tmp_path / "run") / "stages"
+    judged = [line for line in lines(run / "labels/samples.jsonl") if line["why"] is None]
+    assert judged and all(len(line["orders"]) == 2 for line in judged)
+    account = json.loads((run / "labels/data.json").read_text())
+    assert account["judged_by"]["the_runs_base"] is True
+    assert (run / "policy/adapter/adapter_model.safetensors").is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(10))
+def test_a_death_anywhere_changes_nothing(finished, tmp_path, seed):
+    run, file = tmp_path / "run", finished.parent / "run.yaml"
+    event = random.Random(seed).randrange(40 * seed, 40 * (seed + 1)) + 1
+
+    def go():
+        if (run / "config.yaml").exists():
+            trimtab.resume(run)
+        else:
+            trimtab.train(file, run)
+
+    deaths.dies_at(event, go)
+    assert deaths.fork(go) == 0
+    assert differences(run, finished) == []
