@@ -97,7 +97,7 @@ def save_model(folder: Path) -> Path:
         num_attention_heads=4,
         num_key_value_heads=2,
         vocab_size=384,
-        max_position_embeddings=256,
+        max_position_embeddings=4096,
         bos_token_id=None,
         eos_token_id=0,
         pad_token_id=0,
