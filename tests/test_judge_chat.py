@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from judging import answering, quoted, says, shown
 
 from trimtab.core.errors import PluginError
-from trimtab.core.judge import Comparison, Rating
+from trimtab.core.judge import Comparison, Rating, Verdict
 from trimtab.plugins.judges.account import counts_of, figures_of
 from trimtab.plugins.judges.question import Answer
 
@@ -150,6 +150,37 @@ def test_a_score_is_the_expected_rating():
     ((question,),) = judge.calls
     assert question.options == tuple(str(n) for n in range(1, 11))
     assert quoted(question) == ["What?", "That."] and verdict.orders == ()
+
+
+@given(st.lists(st.floats(-800, 0), min_size=10, max_size=10))
+def test_a_score_is_between_1_and_10(logs):
+    judge = answering(lambda q: Answer(None, dict(zip(q.options, logs, strict=True))))
+    (verdict,) = judge.score([Rating("What?", "That.")])
+    assert 1 <= verdict.value <= 10
+
+
+VERDICTS = st.builds(
+    lambda a, b: (
+        Verdict(None, orders=[a, b]) if None in (a, b) else Verdict((a + b) / 2, orders=[a, b])
+    ),
+    *[st.none() | st.floats(0, 1)] * 2,
+)
+
+
+@given(st.lists(VERDICTS), st.integers(0, 9))
+def test_counts_add_up_and_their_figures_are_shares(verdicts, cut):
+    counts = counts_of(verdicts)
+    assert counts == counts_of(verdicts[:cut]) + counts_of(verdicts[cut:])
+    assert counts["asked"] == len(verdicts) == counts["pairs"] + counts["abstained"]
+    assert counts["agreed"] + counts["first"] + counts["second"] <= counts["pairs"]
+    figures = figures_of({**counts, "requests": 3})
+    assert figures["requests"] == 3
+    assert all(0 <= figures.get(name, 0) <= 1 for name in ("abstained", "agreement", "ties"))
+    assert -1 <= figures.get("position_bias", 0) <= 1
+
+
+def test_nothing_asked_has_no_figures():
+    assert figures_of(counts_of([])) == {}
 
 
 def test_a_score_is_the_number_that_is_written_and_nothing_like_it():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -251,5 +252,5 @@ def _rated(seen: Seen) -> Verdict:
     if reading.parsed is not None and repeats(reading.parsed, seen.case.texts):
         why = f"it may be an echo: a line of the texts says {reading.parsed} too"
         return Verdict(None, seen.said, why=why)
-    value = sum(int(option) * share for option, share in reading.shares.items())
-    return Verdict(value, seen.said)
+    value = math.fsum(int(option) * share for option, share in reading.shares.items())
+    return Verdict(min(max(value, 1.0), 10.0), seen.said)
