@@ -38,13 +38,14 @@ def check(
 
     Values are read as JSON is: a list may become a tuple, text an enum, but ``"3"`` no number.
     ``node`` is where they were written. ``also`` are names to suggest for an unknown key.
-    Unless it is to be ``whole``, nothing is told that is missing.
+    Unless it is to be ``whole``, for more will be added to it, nothing is told that is missing,
+    nor of options that do not fit together.
     """
     try:
         return model.model_validate_json(json.dumps(plain)), []
     except ValidationError as error:
         errors = error.errors(include_url=False)
-        told = [each for each in errors if whole or each["type"] != "missing"]
+        told = [each for each in errors if whole or (each["type"] != "missing" and each["loc"])]
         complaints = [_complaint(model, node, each, also) for each in told]
     return None, [_fault(group) for group in _by_choice(complaints)]
 
