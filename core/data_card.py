@@ -22,7 +22,8 @@ def data_card(run: Run, account: Mapping[str, Any], rows: Sequence[Mapping[str, 
     given = {key: value for key, value in source.options.items() if value not in (None, [])}
     options = ", ".join(f"{key}: {_short(value)}" for key, value in given.items())
     by = f"`{source.name}`" + (f" ({options})" if options else "")
-    samples = ", and everything sampled is in `samples.jsonl`" if _sampled(run) else ""
+    logged = (run.directory.path / "samples.jsonl").is_file()
+    samples = ", and all that was sampled or judged is in `samples.jsonl`" if logged else ""
     return f"""---
 tags: [trimtab, {source.name}]
 configs: [{{config_name: default, data_files: data/train.jsonl}}]
@@ -54,7 +55,8 @@ def _origin(run: Run, account: Mapping[str, Any]) -> Iterator[str]:
     elif made["made"] < made["written"]:
         yield f"- Rows of earlier data sets, which come first: {made['written'] - made['made']}"
     for name, count in made.get("counts", {}).items():
-        yield f"- {name[:1].upper()}{name[1:]}: {count}"
+        if "/" not in name:
+            yield f"- {name[:1].upper()}{name[1:]}: {count}"
     if _sampled(run):
         rollout = file.rollout
         start = (
@@ -70,10 +72,31 @@ def _origin(run: Run, account: Mapping[str, Any]) -> Iterator[str]:
         yield f"- Reward: `{reward.label or reward.name}` ({reward.name}, {weight})"
     if "annotator" in account:
         yield f"- Annotator: `{account['annotator']}`"
+    yield from _judge(account.get("judge", {}))
+
+
+def _judge(figures: Mapping[str, Any]) -> Iterator[str]:
+    """What is known of the judge, with 95% intervals."""
+    if figures:
+        yield f"- Judge: {figures['asked']} verdicts, {figures.get('requests', 0)} requests"
+    for name, said in (("abstained", "Abstained"), ("agreement", "Its two orders agree")):
+        if name in figures:
+            yield f"- {said}: {_interval(figures[name])}"
+    if "position_bias" in figures:
+        yield f"- Position bias, 1 for always the first: {_interval(figures['position_bias'])}"
+    for label, figure in figures.get("gold_agreement", {}).items():
+        yield f"- Agreement with `{label}`: {_interval(figure)}"
+
+
+def _interval(figure: Mapping[str, Any]) -> str:
+    value, low, high = (f"{figure[name]:.3g}" for name in ("value", "low", "high"))
+    return f"{value} [{low}, {high}] of {figure['n']}"
 
 
 def _sampled(run: Run) -> bool:
-    return (run.directory.path / "samples.jsonl").is_file()
+    """Does the policy answer anything in this run?"""
+    assert run.file.source is not None
+    return bool(run.registry.find("source", run.file.source.name).samples)
 
 
 def _table(rows: Iterable[Mapping[str, Any]]) -> str:

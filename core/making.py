@@ -216,5 +216,6 @@ def _reasons(made: Mapping[str, Any]) -> str:
     """What became of the rows that were read."""
     dropped = Counter(row["reason"] for row in made["dropped"])
     told = [f"{count} dropped, {reason}" for reason, count in dropped.most_common()]
-    told += [f"{name}: {count}" for name, count in made.get("counts", {}).items()]
+    counts = made.get("counts", {}).items()
+    told += [f"{name}: {count}" for name, count in counts if "/" not in name]
     return "; ".join([f"{made['read']} read", *told])

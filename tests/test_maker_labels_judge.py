@@ -7,14 +7,18 @@ import math
 from collections import Counter
 from dataclasses import replace
 
+import opinions
 import pytest
 import yaml
 from data_fixtures import turns
 from maker_fixtures import ANSWERED, all_of, assert_all_accounted_for, opened, setting
 from pydantic import ValidationError
+from test_processes import two
 from test_rollouts import Count, OneOf
+from worlds import differences, lines
 
-from trimtab import Config
+from trimtab import Config, train
+from trimtab.api import resume
 from trimtab.core.errors import RunError, UserError
 from trimtab.core.judge import Judge, Verdict
 from trimtab.plugins.makers.judged import share
@@ -435,3 +439,60 @@ def test_by_ratings_the_best_is_the_highest(tmp_path):
 def test_principles_are_not_asked_of_one_response(tmp_path):
     with pytest.raises(UserError, match="judge.mode is score: set it to compare"):
         labelled(tmp_path, Rater(Config()), constitution="trimtab")
+
+
+# whole runs
+
+
+def file_of(world, home, **judge):
+    """Four preferences a movie, and a reward to compare the judge with."""
+    return world.file(
+        home / "run.yaml",
+        plugins=[opinions.__file__],
+        objective=None,
+        source={"name": "labels", "by": "judge", "soft": True},
+        judge={"name": "toys.opinions", "mode": "compare", "sharp": True, **judge},
+        reward=[{"name": "function", "function": "rewarding:variety", "label": "variety"}],
+        data={"train": str(world.pairs), "eval": None, "holdout": 0.0},
+        train={"rows": 3, "epochs": None},
+    )
+
+
+def test_a_run_writes_down_the_judge_what_it_said_and_how_far_it_agrees(world, tmp_path):
+    run = train(file_of(world, tmp_path), run=tmp_path / "run")
+    found = json.loads((run / "data.json").read_text())
+    rows, said = lines(run / "data/train.jsonl"), lines(run / "samples.jsonl")
+    judge = found["judge"]
+    assert found["judged_by"] == {"name": "toys.opinions", "model": "none", "mode": "compare"}
+    assert judge["asked"] == judge["requests"] / 2 == len(said) == 7
+    assert [one["step"] for one in said] == [1, 1, 1, 2, 2, 2, 3]
+    assert set(judge["gold_agreement"]) == {"given", "variety"}
+    ties = found["made"]["counts"].get("ties", 0)
+    right = sum(row["given_preference"] for row in rows) + ties / 2
+    assert judge["gold_agreement"]["given"]["value"] == pytest.approx(right / 7)
+    metrics = lines(run / "metrics.jsonl")
+    assert sum(record["judge/requests"] for record in metrics) == 14
+    card = (run / "README.md").read_text()
+    assert "- Judge: 7 verdicts, 14 requests" in card and "- Agreement with `given`: " in card
+    assert "Sampled from" not in card and "or judged is in `samples.jsonl`" in card
+
+
+def test_where_the_judge_is_down_the_run_goes_on_with_the_next_step(world, tmp_path):
+    file = file_of(world, tmp_path, down_after=7, up=str(tmp_path / "up"))
+    with pytest.raises(RunError, match="the judge cannot be reached"):
+        train(file, run=tmp_path / "run")
+    state = json.loads((tmp_path / "run/run.json").read_text())
+    assert (state["state"], state["step"]) == ("failed", 1)
+    (tmp_path / "up").touch()
+    resume(tmp_path / "run")
+    whole = train(file, run=tmp_path / "whole")
+    assert differences(tmp_path / "run", whole) == []
+
+
+@pytest.mark.slow
+def test_two_processes_write_the_run_of_one(world, tmp_path):
+    file = file_of(world, tmp_path)
+    whole = train(file, run=tmp_path / "whole")
+    ended = two("train", file, "--run", tmp_path / "run")
+    assert [each.status for each in ended] == [0, 0], ended
+    assert differences(tmp_path / "run", whole) == []

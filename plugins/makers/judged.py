@@ -9,7 +9,9 @@ from statistics import NormalDist
 from typing import Any
 
 from trimtab.core.measures import LEVEL
-from trimtab.plugins.judges.account import COST
+
+VERDICTS = ("asked", "abstained", "ties", "pairs", "agreed", "first", "second")
+"""What ``account.counts_of`` counts."""
 
 JUDGE = "judge/"
 """Before the names of the judge's counts among those of a maker."""
@@ -31,13 +33,14 @@ def put_under(prefix: str, counts: Mapping[str, int]) -> dict[str, int]:
 def judge_figures(counts: Mapping[str, int]) -> dict[str, Any]:
     """Of counts as ``account.counts_of`` and ``Judge.counts`` give them, as JSON.
 
-    ``abstained`` of all that was asked; of pairs answered in both orders ``agreement``, ``ties``
-    and ``position_bias`` = (first - second) / pairs. Its interval is that of the share
+    What the judge counts of itself, such as ``requests``, stands as it is. ``abstained`` is of all
+    that was asked; of pairs answered in both orders are ``agreement``, ``ties`` and
+    ``position_bias`` = (first - second) / pairs. Its interval is that of the share
     (1 + bias) / 2, which is never too narrow.
     """
     asked, pairs = counts.get("asked", 0), counts.get("pairs", 0)
     found: dict[str, Any] = {"asked": asked}
-    found |= {name: counts[name] for name in COST if name in counts}
+    found |= {name: n for name, n in counts.items() if name not in VERDICTS and "/" not in name}
     if asked:
         found["abstained"] = share(counts.get("abstained", 0), asked)
     if pairs:

@@ -48,8 +48,10 @@ class Ranked(NamedTuple):
 def ranked(samples: Sequence[Sample]) -> list[Ranked]:
     """The best, the median and the worst, as far as there are so many with a reward.
 
-    Where no reward was asked, the first of them as they are.
+    Where no reward was asked, the first of them as they are. What was said of two completions is
+    none of them.
     """
+    samples = [sample for sample in samples if "completion" in sample]
     prompts = apart([sample["prompt"] for sample in samples])
     both = list(zip(samples, prompts, strict=True))
     if not any("reward" in sample for sample in samples):
