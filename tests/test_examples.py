@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import judge_server
 import pytest
 import warm
 from worlds import World, lines, pair, write_rows
@@ -58,9 +59,16 @@ def views(tmp_path_factory):
     return home
 
 
+@pytest.fixture(scope="module")
+def endpoint():
+    """In place of the endpoints that judges are asked at."""
+    with judge_server.JudgeServer().serving() as server:
+        yield server
+
+
 @pytest.mark.parametrize("path", EXAMPLES, ids=ids)
-def test_all_its_stages_run(path, world, views, tmp_path, monkeypatch):
-    carry_out(path, world, views, tmp_path, monkeypatch)
+def test_all_its_stages_run(path, world, views, endpoint, tmp_path, monkeypatch):
+    carry_out(path, world, views, tmp_path, monkeypatch, endpoint.url)
 
 
 @pytest.mark.slow
@@ -69,13 +77,14 @@ def test_they_run_on_all_the_data(world, tmp_path, monkeypatch):
     carry_out(path, world, None, tmp_path, monkeypatch)
 
 
-def carry_out(path, world, views, home, monkeypatch):
+def carry_out(path, world, views, home, monkeypatch, url=None):
     """Run every stage of an example in small, and look at what each left."""
     monkeypatch.chdir(home)
     make_data(home)
     registry = Plugins(installed=False)
     plan = load_run_file(path, (), registry)
-    small = [Stage(stage.name, shrunk(stage.run, world, views)) for stage in plan.stages]
+    runs = [(stage.name, shrunk(stage.run, world, views)) for stage in plan.stages]
+    small = [Stage(name, changed(run, judge=reached(run.judge, url))) for name, run in runs]
     run = pipeline.start(
         Plan(plan.path, plan.text, tuple(small), plan.recipes),
         home / "run",
@@ -141,6 +150,14 @@ def within(views: Path, named: Any) -> Any:
 
 def changed(section: Any, **changes: Any) -> Any:
     return section.model_copy(update=changes)
+
+
+def reached(judge: Selected | None, url: str | None) -> Selected | None:
+    """A judge behind an endpoint, at this one."""
+    if judge is None or "base_url" not in judge.options:
+        return judge
+    here = {"base_url": url, "model": judge_server.MODEL, "cache": False}
+    return Selected.model_validate({"name": judge.name, **judge.options, **here})
 
 
 def fewer(source: Selected | None) -> Selected | None:
