@@ -202,6 +202,7 @@ def test_a_judge_that_always_takes_the_first_labels_nothing_and_is_found_out(tmp
     assert {one["reason"] for step in steps for one in step.dropped} == {"a tie"}
     assert all(step.metrics["judge/position_bias"] == 1 for step in steps)
     assert all(step.metrics["judge/agreement"] == 0 for step in steps)
+    assert "none of 9 comparisons, with a position bias of 1: it goes by" in steps[0].notes[0]
     said = figures(made, steps)
     assert said["position_bias"]["value"] == said["position_bias"]["high"] == 1
     assert 0.7 < said["position_bias"]["low"] < 1 and said["position_bias"]["n"] == 24

@@ -73,7 +73,7 @@ class ByJudge(ABC):
         ]
         return Told(
             [self._said(found, of_row) for found, of_row in zip(verdicts, labelled, strict=True)],
-            notes,
+            [*notes, *_doubts(counts)],
             samples,
             put_under(JUDGE, counts),
             {f"{JUDGE}{name}": value for name, value in self._metrics(counts).items()},
@@ -269,6 +269,18 @@ class ByRating(ByJudge):
 
     def _first(self, a: float | None, b: float | None) -> float | None:
         return None if a is None or b is None else self.clamped(sigmoid(a - b))
+
+
+def _doubts(counts: Mapping[str, int]) -> list[str]:
+    """A judge that goes by the place alone labels nothing, and the user should know why."""
+    pairs = counts.get("pairs", 0)
+    if not pairs or counts.get("agreed"):
+        return []
+    bias = (counts.get("first", 0) - counts.get("second", 0)) / pairs
+    return [
+        f"the judge's two orders name the same winner in none of {pairs} comparisons, with a "
+        f"position bias of {bias:.2g}: it goes by the place, and not by what it reads"
+    ]
 
 
 def _texts(row: Kept) -> tuple[str, list[str]]:
