@@ -23,8 +23,8 @@ from trimtab.plugins.judges.openai_options import OFFICIAL, OpenAIConfig
 from trimtab.plugins.judges.question import Answer, Question
 from trimtab.plugins.judges.replies import Reply, Unreadable, reply_of
 
-TOP = (20, 5, None)
-"""How many likely tokens are asked for: fewer where the endpoint refuses, at last none."""
+FEWER = (20, 5)
+"""How many likely tokens are asked for where the endpoint refuses more; at last none."""
 
 
 class OpenAIJudge(ChatJudge[OpenAIConfig]):
@@ -56,7 +56,7 @@ class OpenAIJudge(ChatJudge[OpenAIConfig]):
         self._answers = None if config.cache is False else Answers(shared)
         self._lock = threading.Lock()
         self._counts: Counter[str] = Counter()
-        self._top = TOP[0] if config.logprobs == "auto" else None
+        self._top = config.top_logprobs if config.logprobs == "auto" else None
         self._limit = "max_tokens"
         self._told = False
 
@@ -83,7 +83,7 @@ class OpenAIJudge(ChatJudge[OpenAIConfig]):
 
     def describe(self) -> Mapping[str, Any]:
         base_url = (self.config.base_url or OFFICIAL).rstrip("/")
-        asked = self.config.model_dump(include={"model", "logprobs", "extra"})
+        asked = self.config.model_dump(include={"model", "logprobs", "top_logprobs", "extra"})
         return {**super().describe(), **asked, "base_url": base_url}
 
     def _identity(self, question: Question) -> dict[str, Any]:
@@ -96,6 +96,7 @@ class OpenAIJudge(ChatJudge[OpenAIConfig]):
             "max_tokens": question.max_tokens,
             "temperature": question.temperature,
             "logprobs": bool(question.options) and self.config.logprobs,
+            "top_logprobs": bool(question.options) and self.config.top_logprobs,
             "extra": self.config.extra,
         }
 
@@ -229,7 +230,7 @@ class OpenAIJudge(ChatJudge[OpenAIConfig]):
 def _fewer(top: int, named: bool) -> int | None:
     """The next lower number of tokens to ask for; none where it is not their number that is
     refused."""
-    return TOP[TOP.index(top) + 1] if named else None
+    return next((each for each in FEWER if each < top), None) if named else None
 
 
 def _bound(question: Question) -> int:

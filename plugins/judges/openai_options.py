@@ -56,6 +56,10 @@ class OpenAIConfig(ChatConfig):
     logprobs: Literal["auto", "off"] = "auto"
     """Of the options of a verdict: asked for where the endpoint gives them; or its text counts."""
 
+    top_logprobs: PositiveInt = 20
+    """How many likely tokens are asked for. A verdict by log-probs wants all of its options among
+    them. 20 is the most of OpenAI's own; llama.cpp, say, lists as many as it is asked for."""
+
     cache: Annotated[str | Literal[False] | None, Incidental()] = None
     """A folder of answers, absolute or from ~, that other runs may share; null is ``judges`` in
     trimtab's cache; false is none. A run asks nothing again that it was answered itself."""
