@@ -27,7 +27,7 @@ def converted() -> Path:
     """The folder of the converted model; about half a minute the first time, at once later."""
     folder = cache_dir() / "models" / f"{NAME}-{SHA256[:16]}"
     if not folder.exists():
-        _convert(_gguf(), folder)
+        convert(_gguf(), folder)
     return folder
 
 
@@ -47,7 +47,8 @@ def _gguf() -> Path:
     return path
 
 
-def _convert(gguf: Path, folder: Path) -> None:
+def convert(gguf: Path, folder: Path) -> None:
+    """A GGUF file as a folder of transformers, in float32; it is there when it is whole."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".converting-") as name:
         staged = Path(name) / "model"
