@@ -49,7 +49,7 @@ def judge_figures(counts: Mapping[str, int]) -> dict[str, Any]:
         bias = {name: 2 * towards[name] - 1 for name in ("value", "low", "high")}
         found["position_bias"] = {**bias, "n": pairs}
         found["agreement"] = share(counts.get("agreed", 0), pairs)
-        found["ties"] = share(counts.get("ties", 0), pairs)
+        found["ties"] = share(min(counts.get("ties", 0), pairs), pairs)
     return found
 
 
