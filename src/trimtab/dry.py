@@ -95,7 +95,8 @@ def _making(file: RunFile, plugins: Plugins, bases: Bases) -> Iterator[str]:
     if "read" in account:
         yield f"rows: {account['kept']} kept of {account['read']} read"
     if not parts.maker.samples:
-        yield f"steps: {parts.steps}, of {file.train.rows} rows; it samples nothing"
+        asks = ", and asks the judge" if parts.maker.judges else ""
+        yield f"steps: {parts.steps}, of {file.train.rows} rows; it samples nothing{asks}"
         return
     began = time.monotonic()
     made = parts.maker.make(parts.model, 0, file.train.rows)
