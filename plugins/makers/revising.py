@@ -250,10 +250,14 @@ class _Step:
     ) -> list[str | None]:
         """What the judge writes next; the processes share the conversations."""
         processes = self.setting.processes
-        own = processes.share(len(conversations)).tolist()
-        texts = judge.write([conversations[n] for n in own]) if own else []
+
+        def mine() -> tuple[dict[int, str | None], dict[str, int]]:
+            own = processes.share(len(conversations)).tolist()
+            texts = judge.write([conversations[n] for n in own]) if own else []
+            return dict(zip(own, texts, strict=True)), judge.counts()
+
         found: dict[int, str | None] = {}
-        for part, counts in processes.gather((dict(zip(own, texts, strict=True)), judge.counts())):
+        for part, counts in processes.all_of(mine):
             found |= part
             self.made.counts.update(counts)
         return [None if found[n] is None else str(found[n]).strip() for n in sorted(found)]
