@@ -190,7 +190,8 @@ class _Stages:
         source, judge = config.labels.model_dump(mode="json"), dict(self.judge)
         by = option_of(config.labels, "by", "judge")
         if by == "judge":
-            ours = {"by": by, "constitution": config.constitution or OURS, "soft": True}
+            soft = self.learns_from is not Labelled  # a thumb is up or down
+            ours = {"by": by, "constitution": config.constitution or OURS, "soft": soft}
             source = {**ours, **source}
             judge |= {"mode": COMPARE} if judge.get("mode") else {}
             if source["soft"] and judge.get("reason"):

@@ -184,6 +184,12 @@ def test_each_revision_over_its_draft(expand):
     )
 
 
+def test_thumbs_are_of_certain_labels(expand):
+    stages = expand({"optimizer": {"name": "kto"}})
+    assert stages["policy"].data.convert == "pairs-to-labels"
+    assert stages["labels"].source.options["soft"] is False
+
+
 @pytest.mark.parametrize("pairs, labels", [("judged", "labels"), ("revisions", "revise")])
 def test_an_optimizer_on_rollouts_has_a_reward_model_of_the_pairs(expand, pairs, labels):
     options = {
