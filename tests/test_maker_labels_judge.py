@@ -16,7 +16,7 @@ from worlds import differences, lines
 
 from trimtab import Config, train
 from trimtab.api import resume
-from trimtab.core.errors import RunError
+from trimtab.core.errors import RunError, UserError, Waits
 from trimtab.plugins.makers.labels import Labels, LabelsConfig
 
 
@@ -77,21 +77,24 @@ def test_what_it_cost_is_added_up_over_processes(tmp_path):
 
 
 class Unreachable(Shorter):
-    """Is down."""
+    """Fails as it is told."""
 
     def compare(self, comparisons):
-        raise RunError("the judge cannot be reached")
+        raise self.failure
 
 
-def test_a_judge_that_one_process_cannot_reach_stops_them_all(tmp_path):
+@pytest.mark.parametrize("kind", [RunError, UserError, Waits])
+def test_a_judge_that_one_process_cannot_reach_stops_them_all(tmp_path, kind):
     """The others wait for what was said, and would wait for ever."""
     given = setting(tmp_path, ANSWERED, judge=Unreachable(Config()))
+    given.judge.failure = kind("the judge cannot be reached")
     down = OneOf(0)
-    with pytest.raises(RunError, match="^the judge cannot be reached$"):
+    with pytest.raises(kind, match="^the judge cannot be reached$"):
         opened(Labels, LabelsConfig(by="judge"), replace(given, processes=down)).make(None, 0, 5)
     up = replace(given, judge=Shorter(Config()), processes=OneOf(1, [[down.given[0]] * 2]))
-    with pytest.raises(RunError, match="^the judge cannot be reached$"):
+    with pytest.raises(kind, match="^the judge cannot be reached$") as raised:
         opened(Labels, LabelsConfig(by="judge"), up).make(None, 0, 5)
+    assert raised.type is kind
 
 
 def test_a_judge_that_always_takes_the_first_labels_nothing_and_is_found_out(tmp_path):
