@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from trimtab import Around, Labelled, Pairs, Part, Recipe, Rollouts, hookimpl
+from trimtab.core.errors import UserError
 from trimtab.core.recipe import OptionError
 from trimtab.objectives.feedback_options import is_ours, option_of
 from trimtab.objectives.feedback_stages import (
@@ -69,8 +70,14 @@ class RLAIF(Recipe[RLAIFConfig]):
             raise OptionError(
                 given[0], "this is of feedback: preference, and feedback is score: leave it out"
             )
-        asked = [reward.get("name") for reward in around.rewards]
-        judging = [] if BY_THE_JUDGE in asked else [{"name": BY_THE_JUDGE}]
+        judging = [{"name": BY_THE_JUDGE}]
+        if BY_THE_JUDGE in [reward.get("name") for reward in around.rewards]:
+            judging = []  # as the file has it
+        elif BY_THE_JUDGE in [reward.get("label") for reward in around.rewards]:
+            raise UserError(
+                f"a reward is labelled {BY_THE_JUDGE!r}, which is what the log calls the judge's "
+                "score: give it another label"
+            )
         return Part(
             "train",
             {

@@ -145,6 +145,22 @@ def test_training_goes_on_from_the_labels_and_makes_none_anew(world, tmp_path):
     assert made.data.is_file() and not (run / "replaced").exists()
 
 
+@pytest.mark.slow
+def test_what_is_trained_before_the_labels_is_told(world, tmp_path):
+    stages = [
+        {"name": "sft", "objective": {"name": "sft"}},
+        {"name": "ai", "objective": RLAIF, "model": {"start": "stages.sft"}},
+    ]
+    path = write(tmp_path / "run.yaml", whole(world, objective=None, stages=stages))
+    ended = warm.trimtab("label-ai", path, "--run", tmp_path / "run")
+    assert ended.status == 0, ended.output
+    assert "the labels are of what this trains: sft: sft on " in ended.output
+    made = sorted(stage.name for stage in (tmp_path / "run/stages").iterdir())
+    assert made == ["ai-candidates", "ai-labels", "sft"]
+    dry = warm.trimtab("label-ai", path, "--dry-run")
+    assert dry.status == 0 and "ai-labels: rows: what ai-candidates will make" in dry.output
+
+
 @pytest.mark.parametrize("by_file", [True, False])
 def test_a_judge_that_fails_is_not_asked_again_what_it_has_answered(bare, tmp_path, by_file):
     log, run = tmp_path / "asked", tmp_path / "run"

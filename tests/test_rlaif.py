@@ -237,6 +237,11 @@ def test_expanding_changes_nothing_around():
         ({"optimizer": {"name": "best_of_n"}}, {}, "objective.optimizer.name: 'best_of_n' is a"),
         ({}, {"source": {"name": "dataset"}}, "objective: the source is the recipe's own: leave"),
         (
+            {"feedback": "score", "optimizer": {"name": "grpo"}},
+            {"reward": [{**GOLD, "label": "judge"}]},
+            "objective: a reward is labelled 'judge', which is what the log calls the judge's sc",
+        ),
+        (
             {"optimizer": {"name": "grpo"}},
             {"reward": [{**GOLD, "label": "proxy"}]},
             "objective: a reward is labelled 'proxy'",

@@ -51,15 +51,19 @@ def label_ai(
     """Carry out the stages of a run file in which a judge labels, and those they depend on.
 
     The arguments are those of ``train``, and so are the errors and the directory: labels are kept
-    there while what determines them is what it was, by ``train`` too.
+    there while what determines them is what it was, by ``train`` too. In the main process, what
+    each of the stages that label has made.
     """
     plugins = registry or Plugins()
     whole, plan = label_plan(file, overrides, plugins)
     home = run or plan.stages[0].run.run
     if home is not None:
         _check_nothing_follows(whole, plan, Path(home))
+    group = processes()
     with plugins.observing(list(observers)):
-        made = pipeline.start(plan, Path(run) if run else None, plugins, processes())
+        made = pipeline.start(plan, Path(run) if run else None, plugins, group)
+    if not group.main:
+        return []  # the main process may still be writing
     asking = [stage for stage in plan.stages if asks_a_judge(stage.run, plugins)]
     return [_made(made, str(stage.name)) for stage in asking]
 
