@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -169,8 +170,13 @@ def fewer(source: Selected | None) -> Selected | None:
 
 
 def make_data(folder: Path) -> None:
-    """What scripts in examples/ make of packages that are not installed everywhere."""
-    for name, row in (("sums", question), ("harm/pairs", preferred)):
+    """What scripts in examples/ make of packages that are not installed everywhere, and what
+    examples read beside them."""
+    (folder / "examples").mkdir()
+    shutil.copy(EXAMPLES[0].parent / "specification.md", folder / "examples")
+    words = "from rewarding import short as clean\n"
+    (folder / "examples/rewards_profanity.py").write_text(words)
+    for name, row in (("sums", question), ("harm/pairs", preferred), ("toxic", begun)):
         (folder / name).mkdir(parents=True)
         write_rows(folder / name / "train.jsonl", row, 12)
         write_rows(folder / name / "test.jsonl", lambda n, row=row: row(n + 12), 4)
@@ -180,6 +186,12 @@ def question(number: int) -> dict[str, Any]:
     """As ``data_reasoning_gym.py`` writes them."""
     metadata = {"source_dataset": "chain_sum", "source_index": number}
     return {"prompt": f"{number} + 1 =", "answer": f"{number + 1}", "metadata": metadata}
+
+
+def begun(number: int) -> dict[str, Any]:
+    """As ``data_toxic_prompts.py`` writes them."""
+    turn = {"role": "user", "content": f"Continue this text: {number} people"}
+    return {"prompt": [turn], "beginning": f"{number} people", "kinds": ["insult"]}
 
 
 def preferred(number: int) -> dict[str, Any]:
