@@ -51,6 +51,7 @@ JUDGEMENT = {
     "said": ["I like 1", "2 is best"],
     "why": None,
     "principle": "kind",
+    "weight": 2.0,
 }
 SAMPLE = {
     "step": 4,
@@ -129,7 +130,7 @@ def test_a_chain_without_a_kept_revision_ends_in_its_draft():
 def test_a_judgement_says_who_won_in_which_order_and_all_that_was_said():
     assert lines(JUDGEMENT) == [
         "  prompt: Q",
-        "  principle: kind",
+        "  principle, counts 2: kind",
         "  a: one",
         "  b: two",
         "  verdict: a is better, P(a) = 0.75 (a shown first 0.875, a shown second 0.625)",
@@ -157,6 +158,9 @@ def test_an_abstention_has_its_reason():
 
 
 def test_a_sample_has_its_rewards_what_was_said_and_whatever_else_was_logged():
+    assert page({**SAMPLE, "sample": 7, "held_out": True}, colours=False).heading == (
+        "row 5, sample 7, step 4, held out"
+    )
     assert lines({**SAMPLE, "advantage": -1.25, "reasoning": "first\nsecond"}) == [
         "  prompt: Q",
         "  completion (truncated): A",

@@ -17,13 +17,13 @@ from rich.text import Text
 from trimtab.reading import Record, kind_of
 from trimtab.worddiff import marked
 
-OF_A_PAGE = ("row", "step", "held_out", "id")
-"""Keys of a record that stand in its heading."""
+OF_A_PAGE = ("row", "id", "sample", "step")
+"""Keys of a record whose numbers stand in its heading."""
 
 SAMPLE = ("prompt", "completion", "reward", "parts", "why", "said", "length", "truncated")
 """Keys of a sample that are shown in their own way; what else it has follows."""
 
-JUDGEMENT = ("prompt", "a", "b", "first", "orders", "said", "why", "principle")
+JUDGEMENT = ("prompt", "a", "b", "first", "orders", "said", "why", "principle", "weight")
 CHAIN = ("prompt", "draft", "rounds", "final", "draft_reward", "final_reward")
 
 
@@ -51,7 +51,7 @@ def page(record: Record, *, colours: bool) -> Page:
     rest = [
         Line(visible(key), words(value))
         for key, value in record.items()
-        if key not in (*OF_A_PAGE, *shown) and value not in (None, "", [], {})
+        if key not in (*OF_A_PAGE, "held_out", *shown) and value not in (None, "", [], {})
     ]
     return Page(_heading(record), [*lines(record, colours), *rest])
 
@@ -121,7 +121,9 @@ def _changed(before: Any, after: Any, colours: bool) -> Text:
 def _judgement(record: Record, colours: bool) -> Iterator[Line]:
     yield Line("prompt", words(record.get("prompt")))
     if record.get("principle") is not None:
-        yield Line("principle", words(record["principle"]))
+        weight = record.get("weight", 1)
+        counts = "" if weight == 1 else f", counts {_number(weight)}"
+        yield Line(f"principle{counts}", words(record["principle"]))
     yield Line("a", words(record["a"]))
     yield Line("b", words(record["b"]))
     yield Line("verdict", words(_verdict(record)))
@@ -181,7 +183,7 @@ def _spoken(said: Any, label: str = "said") -> Iterator[Line]:
 
 
 def _heading(record: Record) -> str:
-    parts = [f"{key} {record[key]}" for key in ("row", "id", "step") if key in record]
+    parts = [f"{key} {record[key]}" for key in OF_A_PAGE if key in record]
     return visible(", ".join([*parts, *(["held out"] if record.get("held_out") else [])]))
 
 
