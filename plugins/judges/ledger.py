@@ -33,7 +33,8 @@ class Ledger:
     or not an answer could be read from it; a refusal, a time-out or a cut connection does not
     count. Tokens are those that the endpoint says; where it says none, as many as there can have
     been: ``bound``. The file only grows: a resumed run reads it, and asks nothing in it again.
-    Another process of the run may append too, and its lines count here once they are there.
+    Another process of the run may append too. Its lines count here once they are there, so that
+    the requests that it has under way may go over the cap.
     """
 
     def __init__(self, folder: Path | None, requests: int | None, tokens: int | None) -> None:

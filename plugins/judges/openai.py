@@ -32,7 +32,8 @@ class OpenAIJudge(ChatJudge[OpenAIConfig]):
 
     A question is known by the endpoint, the model and all that is sent. What the run was answered
     is in ``judge_requests.jsonl`` of its directory, and what any run was answered is in the cache;
-    only what is in neither is asked. Where requests fail for good, the others under way end and
+    only what is in neither is asked, and what was drawn by chance is not drawn again for the same
+    ``train.seed``. Where requests fail for good, the others under way end and
     are kept, and the run stops. An abstention is what the model did not say: an empty text, or a
     text that the endpoint refuses as too long or by its filter, which is not kept.
 
@@ -95,6 +96,7 @@ class OpenAIJudge(ChatJudge[OpenAIConfig]):
             "options": list(question.options),
             "max_tokens": question.max_tokens,
             "temperature": question.temperature,
+            "seed": self.setting.seed if question.temperature else None,
             "logprobs": bool(question.options) and self.config.logprobs,
             "top_logprobs": bool(question.options) and self.config.top_logprobs,
             "extra": self.config.extra,
