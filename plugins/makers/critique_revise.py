@@ -24,6 +24,7 @@ from trimtab.plugins.makers.columns import answer, row_of
 from trimtab.plugins.makers.effects import effects
 from trimtab.plugins.makers.pool import Pool, Portion
 from trimtab.plugins.makers.revising import Reviser, Way
+from trimtab.plugins.sources.answering import context_of
 from trimtab.plugins.sources.sampled import record
 
 UNREVISED = "no revision could be used"
@@ -113,7 +114,7 @@ class CritiqueRevise(Maker[CritiqueReviseConfig]):
 
     def make(self, policy: Policy | None, step: int, rows: int) -> Made:
         portion = self.pool.of_step(step, rows)
-        found = self.reviser.revised(portion, _context(policy))
+        found = self.reviser.revised(portion, context_of(policy))
         usable = [chain for chain in found.chains if chain.lost is None]
         notes, figures = self._score(usable)
         for chain in usable:
@@ -187,15 +188,6 @@ class CritiqueRevise(Maker[CritiqueReviseConfig]):
     def _prompt(self, chain: Chain) -> str:
         decode = self.setting.tokenizer.decode
         return str(decode(chain.draft.prompt, skip_special_tokens=True))
-
-
-def _context(policy: Policy | None) -> int | None:
-    """Tokens that the model has positions for, where it says so."""
-    config = getattr(getattr(policy, "base", None), "config", None)
-    found: int | None = None
-    if config is not None:
-        found = getattr(config.get_text_config(), "max_position_embeddings", None)
-    return found
 
 
 def _counts(chains: Sequence[Chain]) -> Counter[str]:

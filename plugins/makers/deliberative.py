@@ -24,6 +24,7 @@ from trimtab.plugins.makers.asking import Answer, Answered, Asking, AskingConfig
 from trimtab.plugins.makers.columns import row_of, told
 from trimtab.plugins.makers.deliberating import ANSWER, THINK, Deliberated, Deliberating
 from trimtab.plugins.makers.judged import JUDGE, judge_figures, put_under, under
+from trimtab.plugins.sources.answering import context_of
 
 NONE = "no completion could be used"
 FEW = "fewer than two completions could be used"
@@ -101,7 +102,7 @@ class Deliberative(Maker[DeliberativeConfig]):
         return self.asking.steps(rows)
 
     def make(self, policy: Policy | None, step: int, rows: int) -> Made:
-        found = self._thinking.of(self.asking.pool.of_step(step, rows), _longest(policy))
+        found = self._thinking.of(self.asking.pool.of_step(step, rows), context_of(policy))
         asked = [one for one in found if one.why_not is None]
         answered, made = self.asking.take(
             [one.row for one in asked],
@@ -238,15 +239,6 @@ def _counts(
     counts = {CUT: sum(one.cut for one in found), ABSTAINED: abstained}
     thoughts = sum(len(one.thoughts) for one in found)
     return {THOUGHTS: thoughts, **{name: count for name, count in counts.items() if count}}
-
-
-def _longest(policy: Policy | None) -> int | None:
-    """Tokens of the model's context, where its configuration says."""
-    base = getattr(policy, "base", None)
-    if base is None:
-        return None
-    most: int | None = getattr(base.config.get_text_config(), "max_position_embeddings", None)
-    return most
 
 
 def _read(named: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from trimtab.core.engine import Completion
+from trimtab.core.policy import Policy
 from trimtab.core.sampling import uniforms
 from trimtab.core.source import Prompt, Setting
 from trimtab.plugins.sources.load import Kept
@@ -39,3 +40,12 @@ def sampled(
         made = {g: list(found[i * size : (i + 1) * size]) for i, g in enumerate(own)}
     everywhere = {g: c for part in setting.processes.gather(made) for g, c in part.items()}
     return [everywhere[g] for g in range(len(prompts))]
+
+
+def context_of(policy: Policy | None) -> int | None:
+    """Tokens that the model has positions for, where it says so."""
+    config = getattr(getattr(policy, "base", None), "config", None)
+    found: int | None = None
+    if config is not None:
+        found = getattr(config.get_text_config(), "max_position_embeddings", None)
+    return found
