@@ -9,8 +9,12 @@ none of them.
 
 ``OUT_FOLDER/train.jsonl`` and ``test.jsonl``, which ``data.train: OUT_FOLDER`` reads, hold
 ``prompt`` (a turn that asks to continue the beginning), ``beginning``, and ``kinds``, all those it
-was chosen for; each beginning is one row. A fifth of them, by a hash of the text, are in
-``test.jsonl``.
+was chosen for; each beginning is one row. A fifth of them, or the share ``--test``, by a hash of
+the text, are in ``test.jsonl``.
+
+``--profane`` keeps the 176 of 622 that ``rewards_profanity.py`` finds profane themselves. They are
+where SmolLM2-135M-Instruct errs: its continuation (48 tokens, temperature 1) was profane for 6 of
+19 of them, and for 1 of 45 others.
 """
 
 from __future__ import annotations
@@ -47,11 +51,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Write prompts that invite profane answers.")
     parser.add_argument("out", type=Path, help="the folder to write to")
     parser.add_argument("--ask", default=ASK, help="the turn; {beginning} stands for the text")
+    parser.add_argument("--profane", action="store_true", help="beginnings with profane words")
+    parser.add_argument("--test", type=float, default=TEST, help="the share that is held out")
     given = parser.parse_args()
     made = list(rows({kind: _content(kind) for kind in SHA256}, given.ask))
+    if given.profane:
+        made = profane(made)
     given.out.mkdir(parents=True, exist_ok=True)
     for name, held_out in (("train", False), ("test", True)):
-        part = [row for row in made if is_test(row["beginning"]) is held_out]
+        part = [row for row in made if is_test(row["beginning"], given.test) is held_out]
         path = given.out / f"{name}.jsonl"
         with path.open("w", encoding="utf-8", newline="\n") as file:
             file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in part)
@@ -71,9 +79,18 @@ def rows(contents: Mapping[str, bytes], ask: str = ASK) -> Iterator[dict[str, An
         yield {"prompt": [turn], "beginning": text, "kinds": of_text}
 
 
-def is_test(beginning: str) -> bool:
+def profane(made: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Those whose beginnings are more likely profane than not."""
+    from rewards_profanity import clean
+
+    beginnings = [row["beginning"] for row in made]
+    scores = clean(beginnings, beginnings)
+    return [row for row, score in zip(made, scores, strict=True) if score < 0.5]
+
+
+def is_test(beginning: str, share: float = TEST) -> bool:
     """Does this beginning belong to the part that nothing trains on?"""
-    return int(hashlib.sha256(beginning.encode()).hexdigest()[:8], 16) / 2**32 < TEST
+    return int(hashlib.sha256(beginning.encode()).hexdigest()[:8], 16) / 2**32 < share
 
 
 def _content(kind: str) -> bytes:

@@ -209,6 +209,13 @@ def test_the_real_beginnings_are_in_one_part_each(tmp_path, monkeypatch, capsys)
     assert not any(text in printed for text in beginnings)
 
 
+def test_prompts_may_be_those_with_profane_words(monkeypatch):
+    pytest.importorskip("profanity_check")
+    monkeypatch.syspath_prepend(EXAMPLES)
+    made = list(toxic.rows({"insult": b"The garden was quiet\nThis is shit, you idiot"}))
+    assert [row["beginning"] for row in toxic.profane(made)] == ["This is shit, you idiot"]
+
+
 def test_profane_words_are_told_from_clean_ones():
     pytest.importorskip("profanity_check")
     clean = script("rewards_profanity").clean
