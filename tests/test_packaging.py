@@ -103,6 +103,7 @@ def test_wheel_holds_one_name_and_all_of_the_code(archives):
     own = {path.removeprefix("src/") for path in python_files("src") if VIEW.name in path}
     own = {path for path in own if path.split("/")[1] not in FOLDERS}
     assert {name for name in names if name.endswith(".py")} == expected | own
+    assert "trimtab/plugins/constitutions/trimtab.yaml" in names
     read = {f"trimtab/{path.relative_to(ROOT)}" for path in (ROOT / "plugins").rglob("*.yaml")}
     assert {name for name in names if name.endswith(".yaml")} == read and len(read) > 1
 
