@@ -17,6 +17,7 @@ from trimtab.plugins.constitutions import load_constitution
 from trimtab.plugins.judges.account import COST, counts_of, figures_of
 from trimtab.plugins.judges.chat import ChatConfig
 from trimtab.plugins.registry import Plugins
+from trimtab.testing import check_judge
 
 GUIDE = (Path(__file__).parents[2] / "docs/how-to/ai-feedback.md").read_text()
 
@@ -129,3 +130,4 @@ def test_the_judge_takes_the_longer_one(tmp_path):
     assert [verdict.value for verdict in verdicts] == [None, 1.0]
     assert figures_of(counts_of(verdicts))["position_bias"] == 0
     assert judge.score([Rating("Q", "x" * 900)])[0].value == 10
+    check_judge(judge)
