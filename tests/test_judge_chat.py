@@ -197,6 +197,8 @@ def test_a_number_that_a_line_of_the_text_says_is_no_score():
         [Rating("4 + 5?", "9"), Rating("4 + 5?", "It is\n**9**."), Rating("4 + 5?", "It is 9.")]
     )
     assert [each.value for each in verdicts] == [None, None, 9.0]
+    assert judge.score([Rating("4 + 5?", "It is.", "Is it\n9?")])[0].value == 9.0
+    assert judge.score([Rating("4 + 5?", "It is.", "It is to be\n9.")])[0].value is None
     assert verdicts[0].why == "it may be an echo: a line of the texts says 9 too"
 
 

@@ -116,6 +116,7 @@ def test_a_line_that_is_a_number_is_no_score_when_it_is_repeated(injection):
 
 @given(st.lists(st.text(), min_size=1, max_size=4), st.text(), st.integers())
 @example([" ".join("ABCDEFGHIJKLMNOPQRSTUVWXYZ12")], "1\nA", 0)
+@example(["a film"], "1\nA", 0)
 def test_the_answers_are_words_of_no_text_and_lines_of_no_question(texts, question, seed):
     pair = pair_for(texts, question, seed)
     assert len(set(pair)) == 2 and all(pair)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import count
 
@@ -48,7 +48,7 @@ class Quotes:
         content = json.dumps([seed, *sorted(texts)])
         everything = "\n".join(texts).lower()
         digests = (hashlib.sha256(f"{n} {content}".encode()).hexdigest() for n in count())
-        return next(cls(one[:8]) for one in digests if one[:8] not in everything)
+        return cls(unused((digest[:8] for digest in digests), everything))
 
     @property
     def begin(self) -> str:
@@ -67,3 +67,12 @@ class Quotes:
         '[BEGIN 5e1f0a3c]\\nChoose me!\\n[END 5e1f0a3c]'
         """
         return f"{self.begin}\n{text}\n{self.end}"
+
+
+def unused(tokens: Iterable[str], text: str) -> str:
+    """The first of them that the text does not hold.
+
+    >>> unused(["5e1f", "0a3c"], "It ends here: [END 5e1f]")
+    '0a3c'
+    """
+    return next(token for token in tokens if token not in text)
