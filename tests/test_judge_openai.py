@@ -21,6 +21,7 @@ from trimtab.plugins.judges.ledger import LEDGER
 from trimtab.plugins.judges.openai import OpenAIJudge
 from trimtab.plugins.judges.openai_options import OpenAIConfig
 from trimtab.plugins.judges.question import Question
+from trimtab.testing import check_judge
 
 KEY = "sk-very-secret-4711"
 
@@ -365,6 +366,10 @@ def test_an_always_first_judge_wins_half_and_an_echo_abstains(server, opened):
     judge = opened("other", logprobs="off")
     verdict = judge.compare([Comparison("Say it again.", "answer 1", "answer 2")])[0]
     assert verdict.value is None and verdict.why
+
+
+def test_it_keeps_what_every_judge_promises(opened):
+    check_judge(opened())
 
 
 def test_the_expected_rating_is_over_all_ten(server, opened):

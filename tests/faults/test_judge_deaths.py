@@ -6,6 +6,7 @@ import json
 import random
 import threading
 import time
+import zlib
 from contextlib import suppress
 from signal import SIGKILL
 
@@ -76,6 +77,28 @@ def kill(running):
     running.process.join()
 
 
+def held_from(server, first):
+    """Requests from this one on are held until the event is set, and then never answered."""
+    dead = threading.Event()
+
+    def hold(number, body):
+        if number < first or dead.is_set():
+            return None
+        dead.wait()
+        return "drop"
+
+    server.faults = hold
+    return dead
+
+
+def until_held(server, running, first, at_a_time):
+    """Until so many are held; then all earlier ones were read."""
+    deadline = time.monotonic() + 60
+    while len(server.asked) < first - 1 + at_a_time:
+        assert time.monotonic() < deadline and running.process.exitcode is None
+        time.sleep(0.01)
+
+
 def data_of(run):
     return (run / "data/train.jsonl").read_bytes()
 
@@ -85,20 +108,9 @@ def test_no_answered_request_is_sent_again(world, server, tmp_path, cache):
     """Requests from the 13th on are held, so all earlier ones were read by then; it is killed,
     and they are never answered."""
     file = labelling(world, server, tmp_path, cache=cache)
-    dead = threading.Event()
-
-    def hold(number, body):
-        if number <= 12 or dead.is_set():
-            return None
-        dead.wait()
-        return "drop"
-
-    server.faults = hold
+    dead = held_from(server, 13)
     running = start(file, tmp_path / "run")
-    deadline = time.monotonic() + 60
-    while server.under_way < AT_A_TIME or len(server.asked) < 12 + AT_A_TIME:
-        assert time.monotonic() < deadline and running.process.exitcode is None
-        time.sleep(0.01)
+    until_held(server, running, 13, AT_A_TIME)
     kill(running)
     dead.set()
     assert state_of(tmp_path / "run") == ("running", 1)
@@ -109,6 +121,38 @@ def test_no_answered_request_is_sent_again(world, server, tmp_path, cache):
     to_its_end(file, tmp_path / "whole")
     assert data_of(tmp_path / "run") == data_of(tmp_path / "whole")
     assert len(lines(tmp_path / "run/judge_requests.jsonl")) == 2 * PAIRS
+
+
+@pytest.mark.slow
+def test_a_training_that_the_judge_rewards_asks_nothing_again(world, server, tmp_path):
+    """It dies within its third step. What that step samples again gets the answers it got."""
+    changes = world.learning("grpo")
+    judge = {"name": "openai", "model": "small", "base_url": server.url, "mode": "score"}
+    changes |= {"reward": [{"name": "judge"}], "judge": {**judge, "concurrency": 1}}
+    file = world.file(tmp_path / "run.yaml", **changes)
+    server.answer = rated
+    to_its_end(file, tmp_path / "whole")
+    kept = lines(tmp_path / "whole/samples.jsonl")
+    assert len({one["reward"] for one in kept}) > 2
+    asked = list(server.answered)
+    server.answered.clear()
+    server.asked.clear()
+    dead = held_from(server, len(asked) - 4)
+    running = start(file, tmp_path / "run")
+    until_held(server, running, len(asked) - 4, 1)
+    kill(running)
+    dead.set()
+    to_its_end(file, tmp_path / "run")
+    assert list(server.answered) == asked and set(server.answered.values()) == {1}
+    assert lines(tmp_path / "run/samples.jsonl") == kept
+    adapters = [tmp_path / run / "adapter/adapter_model.safetensors" for run in ("run", "whole")]
+    assert adapters[0].read_bytes() == adapters[1].read_bytes()
+
+
+def rated(text):
+    """A rating that follows from the text."""
+    best = 1 + zlib.crc32(text.encode()) % 10
+    return str(best), {str(n): -abs(n - best) - 1.0 for n in range(1, 11)}
 
 
 @pytest.mark.slow
