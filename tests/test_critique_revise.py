@@ -392,8 +392,13 @@ def test_a_judge_may_criticize_and_what_it_does_not_criticize_stays(tmp_path, op
         assert each["critique"] == (f"{length} letters" if length % 3 else None)
         assert (each["why"] == "the judge wrote no critique") == (length % 3 == 0)
     counts = totals(steps)
-    assert counts["requests"] == counts["rounds"] == len(rows)
-    assert counts["left as it was: the judge wrote no critique"] > 0
+    assert counts["judge/requests"] == counts["rounds"] == len(rows)
+    silent = counts["left as it was: the judge wrote no critique"]
+    assert silent == counts["judge/abstained"] > 0
+    assert sum(step.metrics["judge/requests"] for step in steps) == len(rows)
+    told = made.figures(counts)["judge"]
+    assert told["requests"] == told["asked"] == len(rows)
+    assert told["abstained"]["value"] == silent / len(rows)
 
 
 def test_critiques_by_judge_need_one_that_writes(tmp_path, options):

@@ -22,6 +22,7 @@ from trimtab.plugins.makers.asking import AskingConfig
 from trimtab.plugins.makers.chains import Chain
 from trimtab.plugins.makers.columns import answer, row_of
 from trimtab.plugins.makers.effects import effects
+from trimtab.plugins.makers.judged import JUDGE, judge_figures, put_under, under
 from trimtab.plugins.makers.pool import Pool, Portion
 from trimtab.plugins.makers.revising import Reviser, Way
 from trimtab.plugins.sources.answering import context_of
@@ -120,9 +121,11 @@ class CritiqueRevise(Maker[CritiqueReviseConfig]):
         for chain in usable:
             chain.lost = self._why_no_row(chain)
         rewarded = self.setting.rewards is not None
+        judged = put_under(JUDGE, +found.judged)
+        costs = {name: float(number) for name, number in judged.items()}
         return Made(
             rows=[self._row(chain) for chain in usable if chain.lost is None],
-            metrics={**_metrics(found.chains), **figures, "tokens": float(found.tokens)},
+            metrics={**_metrics(found.chains), **figures, **costs, "tokens": float(found.tokens)},
             samples=list(self._samples(portion, found.chains)),
             chains=[chain.as_json(rewarded) for chain in found.chains],
             notes=notes,
@@ -132,8 +135,11 @@ class CritiqueRevise(Maker[CritiqueReviseConfig]):
                 for chain in found.chains
                 if chain.lost is not None
             ],
-            counts=+(found.counts + _counts(found.chains)),
+            counts={**+(found.counts + _counts(found.chains)), **judged},
         )
+
+    def figures(self, counts: Mapping[str, int]) -> Mapping[str, Any]:
+        return {"judge": judge_figures(under(JUDGE, counts))} if self.judges else {}
 
     def effects(self, chains: Iterable[Mapping[str, Any]]) -> Mapping[str, Any]:
         return effects(chains)
@@ -144,7 +150,7 @@ class CritiqueRevise(Maker[CritiqueReviseConfig]):
             **self.pool.describe(),
             "constitution": self.constitution.describe(),
             "critiques": self.config.by if self.config.critique else None,
-            **({"judge": judge.describe()} if judge and self.judges else {}),
+            **({"judged_by": judge.describe()} if judge and self.judges else {}),
             **({"rewards": rewards.describe()} if rewards else {}),
         }
 

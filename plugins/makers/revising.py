@@ -53,6 +53,9 @@ class Revised:
 
     chains: list[Chain] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
+    judged: Counter[str] = field(default_factory=Counter)
+    """What the judge was asked: ``asked``, ``abstained``, and what it counts of itself."""
+
     tokens: int = 0
     """That the policy sampled in all."""
 
@@ -259,7 +262,9 @@ class _Step:
         found: dict[int, str | None] = {}
         for part, counts in processes.all_of(mine):
             found |= part
-            self.made.counts.update(counts)
+            self.made.judged.update(counts)
+        silent = sum(text is None for text in found.values())
+        self.made.judged.update({"asked": len(found), "abstained": silent})
         return [None if found[n] is None else str(found[n]).strip() for n in sorted(found)]
 
 
