@@ -146,7 +146,8 @@ def test_the_policy_reads_the_specification_thinks_and_then_answers(tmp_path, sp
         assert "You are a clerk." in first and SPECIFICATION in first
         assert f"Question {sample['row']}?" in first and "Do not answer yet" in first
         begun = first.removesuffix("<|im_start|>assistant\n")
-        assert second.startswith(begun) and "Now write the answer" in second
+        assert second.startswith(begun)
+        assert f"Question {sample['row']}?\n\nNow answer this" in second
         assert sample["reasoning"] in second.removeprefix(begun)
         assert sample["prompt"].endswith("assistant\n") and SPECIFICATION not in sample["prompt"]
     assert {rating.question for rating in judge.asked} == {SPECIFICATION}

@@ -19,15 +19,19 @@ from trimtab.plugins.sources.messages import ASSISTANT, Message
 from trimtab.plugins.sources.rows import BadRow
 from trimtab.plugins.sources.tokens import Encoder
 
-THINK = """Before you answer, read how answers are to be:
+THINK = """{asked}
+
+Before you answer, read how answers are to be:
 
 {specification}
 
-Which parts of this matter here, and what do they ask of the answer? Write only your thoughts. \
-Do not answer yet."""
+Which of this matters for what was asked, and what does it want of the answer? Write only your \
+thoughts. Do not answer yet."""
 
-ANSWER = """Now write the answer to what was asked, as those parts ask. Write only the answer: \
-not your thoughts, and nothing about the rules."""
+ANSWER = """{asked}
+
+Now answer this, as the specification wants it. Write only the answer."""
+"""What was asked is said again: a small model has lost it by now."""
 
 TOO_LONG = "with the specification and the reasoning it is longer than the model's context"
 
@@ -148,13 +152,15 @@ class Deliberating:
         template takes two turns of a user in a row."""
         assert row.example is not None and row.asked is not None
         turns = [_turn("user", row.asked)] if isinstance(row.asked, str) else list(row.asked)
-        request = THINK.format(specification=self.specification)
+        asked = ""
         if turns[-1]["role"] == "user":
-            turns[-1] = {**turns[-1], "content": f"{turns[-1]['content']}\n\n{request}"}
-        else:
-            turns.append(_turn("user", request))
+            *turns, last = turns
+            asked = last["content"]
+        request = THINK.format(asked=asked, specification=self.specification)
+        turns.append(_turn("user", request.strip()))
         if thought is not None:
-            turns += [_turn(ASSISTANT, thought), _turn("user", ANSWER)]
+            again = ANSWER.format(asked=asked).strip()
+            turns += [_turn(ASSISTANT, thought), _turn("user", again)]
         return Example(turns, (), template=row.example.template)
 
     def _after_its_prompt(self, row: Kept, answer: Completion) -> Completion:
