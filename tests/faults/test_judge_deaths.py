@@ -187,6 +187,26 @@ def test_a_budget_that_is_spent_stops_the_run_and_raised_it_goes_on(world, serve
     assert list(server.answered.values()) == [1] * 2 * PAIRS
 
 
+@pytest.mark.slow
+def test_a_budget_is_of_all_stages_together(file, server, tmp_path):
+    """The second asks otherwise: what quotes the texts follows from the seed."""
+    settings = yaml.safe_load(file.read_text())
+    settings["judge"]["budget"] = {"requests": 30}
+    settings["stages"] = [{"name": "one"}, {"name": "other", "train": {"seed": 1}}]
+    file.write_text(yaml.safe_dump(settings))
+    run = tmp_path / "run"
+    ended = start(file, run).end()
+    said = " ".join(ended.output.split())
+    assert ended.status == 2 and "the run has paid for 30 requests" in said
+    assert f"raise it in {run}/config.yaml, then: trimtab resume {run}" in said
+    config = run / "config.yaml"
+    config.write_text(config.read_text().replace("requests: 30", "requests: 48"))
+    to_its_end(file, run)
+    assert list(server.answered.values()) == [1] * 4 * PAIRS
+    assert len(lines(run / "judge_requests.jsonl")) == 4 * PAIRS
+    assert not list(run.glob("stages/*/judge_requests.jsonl"))
+
+
 def test_the_key_is_in_no_file_of_a_run_or_its_cache_nor_in_a_traceback(file, server, tmp_path):
     server.faults = lambda n, body: "400" if n > 12 else None  # it repeats the key
     run = tmp_path / "run"
