@@ -83,13 +83,12 @@ class Endpoint:
                 f"the environment variable {address.key_variable} is not set: it holds the key "
                 f"of {address.base_url} (judge.api_key_env names another variable)"
             )
-        local = openai.DefaultHttpxClient(trust_env=False)  # a proxy has another loopback
         self._client = openai.OpenAI(
             api_key=self._key or "none",
             base_url=address.base_url,
             timeout=address.timeout,
             max_retries=0,
-            http_client=local if address.loopback else None,
+            http_client=_without_proxies(openai) if address.loopback else None,
         )
         weakref.finalize(self, self._client.close)
         self._jitter = random.Random()
@@ -190,6 +189,11 @@ class Endpoint:
 
     def _without_key(self, text: str) -> str:
         return text.replace(self._key, "[the key]") if self._key else text
+
+
+def _without_proxies(openai: Any) -> Any:
+    """A client for this machine's loopback, which no proxy knows."""
+    return openai.DefaultHttpxClient(trust_env=False)
 
 
 def _retry_after(headers: Mapping[str, str]) -> float | None:
