@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +11,7 @@ import deaths
 import dying_engine
 import pytest
 import torch
+import warm
 import yaml
 from test_processes import two
 from transformers import AutoModelForCausalLM
@@ -127,6 +126,9 @@ def test_the_account_adds_up_and_says_what_each_principle_did(ending, whole):
     assert sum(each["drawn"] for each in account["principles"].values()) == len(rounds)
     assert account["answers"]["revised"] == len([c for c in chains if c["rounds"]])
     assert account["constitution"]["name"] == "three"
+    assert (
+        "how each row came about\nis in `constitution.jsonl`" in (whole / "README.md").read_text()
+    )
 
 
 def test_the_rows_and_chains_do_not_depend_on_how_many_are_made_at_a_time(ending, whole, tmp_path):
@@ -166,11 +168,10 @@ def test_a_death_between_a_critique_and_its_revision_changes_nothing(ending, who
 def test_a_process_killed_at_any_draft_critique_or_revision(ending, whole, tmp_path, call):
     file, run = ending.home / "run.yaml", tmp_path / "run"
     (ending.home / "at").write_text(str(call))
-    trimtab = [sys.executable, "-m", "trimtab"]
-    died = subprocess.run([*trimtab, "train", str(file), "--run", str(run)], capture_output=True)
-    assert died.returncode == -9, died.stderr
-    again = subprocess.run([*trimtab, "resume", str(run)], capture_output=True)
-    assert again.returncode == 0, again.stderr
+    died = warm.trimtab("train", file, "--run", run)
+    assert died.status == -9, died.output
+    again = warm.trimtab("resume", run)
+    assert again.status == 0, again.output
     assert differences(run, whole) == []
 
 
