@@ -71,8 +71,9 @@ class ConstitutionalConfig(Config):
     """Completions of each prompt that are judged."""
 
     labels: Annotated[Labelling, OfKind("source")] = Labelling()
-    """More options of the source ``labels``: by the judge and the constitution, soft, and between
-    0.4 and 0.6 where the judge reasons first, unless these options say otherwise."""
+    """More options of the source ``labels``. Unless they say otherwise labels are by the judge and
+    the constitution, and soft, but for an optimizer that learns from labelled completions; soft
+    ones are kept between 0.4 and 0.6 where the judge reasons first."""
 
     optimizer: Annotated[Selected | None, OfKind("objective")] = None
     """The objective that the policy learns with from the pairs, and its options: any one that
