@@ -64,7 +64,7 @@ class Constitutional(Recipe[ConstitutionalConfig]):
     from these, or ``rm`` is fitted to them first and is then its reward.
 
     The rewards of the file measure, but for those that ask the judge again: drafts, revisions,
-    how far labels agree with them, and the fine-tune in evaluations; ``policy`` is measured by all.
+    how far labels agree with them, and the fine-tune in evaluations; all of them, ``policy``.
     An optimizer on rollouts adds them, by their weights, to the reward model's: ``weight: 0``
     watches. Without a section ``judge`` the run's own model judges, without its adapters.
     """
