@@ -24,6 +24,8 @@ def data_card(run: Run, account: Mapping[str, Any], rows: Sequence[Mapping[str, 
     by = f"`{source.name}`" + (f" ({options})" if options else "")
     logged = (run.directory.path / "samples.jsonl").is_file()
     samples = ", and all that was sampled or judged is in `samples.jsonl`" if logged else ""
+    if (run.directory.path / "constitution.jsonl").is_file():
+        samples += "; how each row came about\nis in `constitution.jsonl`"
     return f"""---
 tags: [trimtab, {source.name}]
 configs: [{{config_name: default, data_files: data/train.jsonl}}]
