@@ -115,6 +115,39 @@ def check_precision(parameters: Mapping[str, nn.Parameter], role: str) -> None:
             raise RunError(f"{name} of role {role!r} is {parameter.dtype}, not float32")
 
 
+def add_adapter(base: Any, peft: Any, name: str, config: Any, *, scalar: bool) -> Any:
+    """Put a new adapter on a base, or beside those on it; the model with it."""
+    from peft import PeftModel, get_peft_model
+
+    # PEFT's own class for classifiers wants a head of every adapter, that of a start too.
+    make: Any = PeftModel if scalar else get_peft_model
+    try:
+        if peft is None:
+            peft = make(base, config, adapter_name=name)
+        else:
+            peft.add_adapter(name, config)
+    except ValueError as error:
+        raise UserError(f"model.adapter does not fit this model: {error}") from error
+    check_precision(parameters_of(peft, name), name)
+    return peft
+
+
+def load_frozen(peft: Any, folder: Path, name: str) -> None:
+    """Put a trained adapter beside those on a base, frozen."""
+    adapter_settings(folder)
+    try:
+        peft.load_adapter(folder, adapter_name=name, is_trainable=False)
+    except (ValueError, RuntimeError) as error:
+        raise UserError(f"the adapter in {folder} does not fit this model: {error}") from error
+    peft.train()  # PEFT has put the model into eval(), which 4-bit weights do not survive
+    parameters = parameters_of(peft, name)
+    check_precision(parameters, name)
+    for path, parameter in parameters.items():
+        parameter.requires_grad_(False)
+        if not bool(torch.isfinite(parameter).all()):
+            raise UserError(f"{path} of the adapter in {folder} is not finite")
+
+
 def write_adapter(peft: Any, name: str, folder: Path) -> None:
     """Write an adapter flat into a folder, as plain PEFT reads it."""
     peft.save_pretrained(folder, selected_adapters=[name], save_embedding_layers=False)

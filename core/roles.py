@@ -18,12 +18,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from trimtab.core.adapter_files import adapter_settings
 from trimtab.core.adapters import (
-    check_precision,
+    add_adapter,
     copy_adapter,
     draw_head,
     is_scalar,
+    load_frozen,
     lora,
     name_base,
     parameters_of,
@@ -97,11 +97,13 @@ class Roles:
             return
         for role in [POLICY] * policy + list(scalar):
             torch.manual_seed(seed if role == self.names[0] else mixed(seed, role))
-            self._add(role, lora(adapter, scalar=role in self.scalar, headed=self.headed))
-            if role in self.scalar:
+            own = role in self.scalar
+            config = lora(adapter, scalar=own, headed=self.headed)
+            self.peft = add_adapter(base, self.peft, role, config, scalar=own)
+            if own:
                 draw_head(self.named_parameters(role), zero=role in zero_heads)
         for role, folder in frozen_roles.items():
-            self._load(folder, role)
+            load_frozen(self.peft, folder, role)
 
     @classmethod
     def loaded(cls, base: Any, folders: Mapping[str, Path]) -> Roles:
@@ -157,7 +159,7 @@ class Roles:
             )
         name = BELOW if how == "stack" else START
         try:
-            self._load(folder, name)
+            load_frozen(self.peft, folder, name)
         except UserError as error:
             raise UserError(f"model.start: {error}") from error
         if how == "stack":
@@ -294,32 +296,3 @@ class Roles:
         """Where the active role is the base, with all adapters off."""
         if self.active is not None and not self.adapters(self.active):
             self.peft.base_model.enable_adapter_layers()
-
-    def _add(self, role: str, config: Any) -> None:
-        from peft import PeftModel, get_peft_model
-
-        # PEFT's own class for classifiers wants a head of every adapter, that of a start too.
-        make: Any = PeftModel if role in self.scalar else get_peft_model
-        try:
-            if self.peft is None:
-                self.peft = make(self.base, config, adapter_name=role)
-            else:
-                self.peft.add_adapter(role, config)
-        except ValueError as error:
-            raise UserError(f"model.adapter does not fit this model: {error}") from error
-        check_precision(self.named_parameters(role), role)
-
-    def _load(self, folder: Path, name: str) -> None:
-        """Put a trained adapter on the base, frozen."""
-        adapter_settings(folder)
-        try:
-            self.peft.load_adapter(folder, adapter_name=name, is_trainable=False)
-        except (ValueError, RuntimeError) as error:
-            raise UserError(f"the adapter in {folder} does not fit this model: {error}") from error
-        self.peft.train()  # PEFT has put the model into eval(), which 4-bit weights do not survive
-        parameters = self.named_parameters(name)
-        check_precision(parameters, name)
-        for path, parameter in parameters.items():
-            parameter.requires_grad_(False)
-            if not bool(torch.isfinite(parameter).all()):
-                raise UserError(f"{path} of the adapter in {folder} is not finite")
