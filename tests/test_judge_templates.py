@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 
 import pytest
 import yaml
@@ -13,6 +14,7 @@ from judging import answering, quoted, says, shown
 from trimtab.core.errors import UserError
 from trimtab.core.judge import Comparison, Rating
 from trimtab.plugins.judges.prompts import OURS, load_templates
+from trimtab.plugins.judges.question import Answer
 from trimtab.plugins.judges.quoting import tame
 
 VERSIONS = {1: "16e4d6d46c961102b762b32822044cc98d9874826679a7a66978fc7a11a9e11d"}
@@ -143,3 +145,54 @@ def test_texts_are_shown_as_they_are_and_never_filled_in(prompt, first, second, 
         assert f"\n{text}\n[END " in shown(compared)
     assert f"{tame(question)} $prompt?" in shown(compared)
     assert f"{tame(question)} $completion" in shown(rated)
+
+
+RATED = """\
+name: mine
+version: 1
+score:
+  question: Does the critic like it?
+  show: "Here. $begin $prompt $completion $question $end"
+  think: Why?
+  answer: Answer Positive or Negative.
+  ratings: {Positive: 1, Mixed: 0.25, Negative: -1}
+"""
+
+
+def test_a_completion_is_rated_by_the_words_of_the_template(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text(RATED)
+
+    def rated(answer: Answer, completion: str = "b"):
+        judge = answering(lambda _: answer, template=str(path), mode="score")
+        (verdict,) = judge.score([Rating("a", completion)])
+        assert judge.calls[0][0].options == ("Positive", "Mixed", "Negative")
+        return verdict
+
+    likes = {"Positive": math.log(0.3), "Mixed": math.log(0.2), "Negative": -1e4}
+    assert rated(Answer(None, likes)).value == pytest.approx(0.6 * 1 + 0.4 * 0.25, abs=1e-12)
+    assert rated(Answer("**Mixed**")).value == 0.25
+    assert "echo" in str(rated(Answer("Mixed"), "It is\nMixed.").why)
+    assert rated(Answer("7")).value is None
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("Mixed: 0.25, Negative: -1", "", "mine.yaml:8: score.ratings: "),
+        ("Mixed: 0.25", "Mixed: .nan", "mine.yaml:8: score.ratings.Mixed: "),
+        ("Mixed: 0.25", "'**': 0", "mine.yaml:8: score.ratings: '**' cannot be read as an"),
+        ("Here. $begin", "\\nMixed\\n $begin", "mine.yaml:5: score.show: the line 'Mixed'"),
+    ],
+)
+def test_ratings_that_nobody_could_give_are_refused(tmp_path, old, new, said):
+    assert old in RATED
+    found = refused(tmp_path, RATED.replace(old, new))
+    assert any(each.startswith(said) for each in found), found
+
+
+def test_only_one_completion_is_rated(tmp_path):
+    said = refused(tmp_path, GOOD + "  ratings: {Good: 1, Bad: 0}\n")
+    assert any(each.startswith("mine.yaml:14: compare.ratings: unknown key") for each in said), (
+        said
+    )

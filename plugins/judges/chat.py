@@ -15,7 +15,7 @@ from trimtab.core.errors import PluginError
 from trimtab.core.judge import Comparison, Judge, Mode, Rating, Verdict
 from trimtab.core.options import Config, LocalPath
 from trimtab.plugins.judges.parsing import Reading, pair_for, read, repeats
-from trimtab.plugins.judges.prompts import RATINGS, Asked, load_templates
+from trimtab.plugins.judges.prompts import Asked, load_templates
 from trimtab.plugins.judges.question import Answer, Question, Turns
 from trimtab.plugins.judges.quoting import Quotes, tame
 
@@ -98,8 +98,11 @@ class ChatJudge(Judge[C]):
         return [self._combined(next(found), next(found)) for _ in comparisons]
 
     def score(self, ratings: Sequence[Rating]) -> list[Verdict]:
-        """1 to 10: the expected rating, or the one that was written."""
-        return [_rated(seen) for seen in self._answered([self._rating(each) for each in ratings])]
+        """The expected rating, or the one that was written: 1 to 10, or by ``ratings`` of the
+        template."""
+        worth = self.templates.ratings
+        cases = [self._rating(each) for each in ratings]
+        return [_rated(seen, worth) for seen in self._answered(cases)]
 
     def write(self, conversations: Sequence[Sequence[Mapping[str, str]]]) -> list[str | None]:
         """The next turn of each conversation, without white space around it; None where it is
@@ -154,7 +157,9 @@ class ChatJudge(Judge[C]):
             "begin": quotes.begin,
             "end": quotes.end,
         }
-        return Case(self.templates.fill("score", filled), RATINGS, (*texts, question))
+        return Case(
+            self.templates.fill("score", filled), tuple(self.templates.ratings), (*texts, question)
+        )
 
     def _combined(self, shown_first: Seen, shown_second: Seen) -> Verdict:
         said = (*shown_first.said, *shown_second.said)
@@ -244,13 +249,13 @@ def _seen(case: Case, thought: Answer | None, answer: Answer) -> Seen:
     return Seen(case, reading, (*reasoning, reading.said))
 
 
-def _rated(seen: Seen) -> Verdict:
-    """The expected rating; an abstention where the number may be a line of the texts."""
+def _rated(seen: Seen, worth: Mapping[str, float]) -> Verdict:
+    """The expected rating; an abstention where what was written may be a line of the texts."""
     reading = seen.reading
     if reading.shares is None:
         return Verdict(None, seen.said, why=reading.why)
     if reading.parsed is not None and repeats(reading.parsed, seen.case.texts):
         why = f"it may be an echo: a line of the texts says {reading.parsed} too"
         return Verdict(None, seen.said, why=why)
-    value = math.fsum(int(option) * share for option, share in reading.shares.items())
-    return Verdict(min(max(value, 1.0), 10.0), seen.said)
+    value = math.fsum(worth[option] * share for option, share in reading.shares.items())
+    return Verdict(min(max(value, min(worth.values())), max(worth.values())), seen.said)

@@ -20,8 +20,8 @@ from trimtab.plugins.judges.parsing import lines, parse
 OURS = Path(__file__).with_name("templates") / "trimtab.yaml"
 """The prompts that come with trimtab."""
 
-RATINGS = tuple(str(number) for number in range(1, 11))
-"""The options of ``score``."""
+RATINGS = {str(number): float(number) for number in range(1, 11)}
+"""The options of ``score`` and what each counts, where a template does not say."""
 
 FILLED = {
     "compare": ("prompt", "first", "second", "question", "one", "two", "begin", "end"),
@@ -54,13 +54,22 @@ class Prompts(Config):
     """A system turn before all; null where there is none, as for models that refuse one."""
 
 
+class ScorePrompts(Prompts):
+    """What is asked of one completion."""
+
+    ratings: Annotated[dict[str, float], MinLen(2)] = RATINGS
+    """The answers that count and what each is worth, which ``answer`` must name; null is the
+    numbers 1 to 10. ``{Positive: 1, Negative: 0}`` asks for a word: a small model that tells good
+    from bad may not know numbers."""
+
+
 class TemplateFile(Config):
     """A file of prompts."""
 
     name: Words
     version: Annotated[int, Ge(1)]
     compare: Prompts | None = None
-    score: Prompts | None = None
+    score: ScorePrompts | None = None
 
 
 @dataclass(frozen=True)
@@ -91,6 +100,11 @@ class Templates:
                 "add it, or leave judge.template out"
             )
         return found
+
+    @property
+    def ratings(self) -> Mapping[str, float]:
+        """What each answer of ``score`` is worth."""
+        return RATINGS if self.file.score is None else self.file.score.ratings
 
     def fill(self, section: str, texts: Mapping[str, str]) -> Asked:
         """The prompts with the texts in their places. What a text holds is never filled in."""
@@ -163,9 +177,7 @@ class _Checked:
     def _misfilled(self, section: str, node: Node) -> Iterator[Fault]:
         """Placeholders that there are not, and those that are missing."""
         known = FILLED[section]
-        for key, words in node.value.items():
-            if key == "question" or words.value is None:
-                continue
+        for key, words in _filled(node):
             found = set()
             for each in Template.pattern.finditer(words.value):
                 name = each["named"] or each["braced"]
@@ -190,14 +202,26 @@ class _Checked:
 
     def _answering(self, section: str, node: Node) -> Iterator[Fault]:
         """Lines that would be a verdict if the judge only repeated them."""
-        options: Sequence[str] = ("1", "2") if section == "compare" else RATINGS
+        options: Sequence[str] = ("1", "2")
+        if section == "score" and self.file is not None and self.file.score is not None:
+            options = tuple(self.file.score.ratings)
+            for option in options:
+                if parse(option, options) != option:
+                    said = f"{option!r} cannot be read as an answer: use letters or digits"
+                    given = node.child("ratings") or node
+                    yield Fault(given.origin, given.key, said)
         texts = dict.fromkeys(FILLED[section], "x\nx") | {"one": "1", "two": "2"}
-        for key, words in node.value.items():
-            if key == "question" or words.value is None:
-                continue
+        for _, words in _filled(node):
             for line in lines(Template(words.value).substitute(texts)):
                 if parse(line, options) is not None:
                     said = f"the line {line.strip()!r} is itself an answer, which a judge that "
                     said += "only repeats it would give: write more than that on it"
                     yield Fault(words.origin, words.key, said)
                     break
+
+
+def _filled(section: Node) -> Iterator[tuple[str, Node]]:
+    """The words of a section into which texts are filled."""
+    for key, words in section.value.items():
+        if key not in ("question", "ratings") and words.value is not None:
+            yield key, words
