@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from pathlib import Path
 
 import pytest
 import yaml
@@ -16,6 +17,8 @@ from trimtab.core.judge import Comparison, Rating
 from trimtab.plugins.judges.prompts import OURS, load_templates
 from trimtab.plugins.judges.question import Answer
 from trimtab.plugins.judges.quoting import tame
+
+EXAMPLES = Path(__file__).parent.parent / "examples" / "judges"
 
 VERSIONS = {1: "16e4d6d46c961102b762b32822044cc98d9874826679a7a66978fc7a11a9e11d"}
 """Every version of our prompts that a run may have recorded."""
@@ -174,6 +177,11 @@ def test_a_completion_is_rated_by_the_words_of_the_template(tmp_path):
     assert rated(Answer("**Mixed**")).value == 0.25
     assert "echo" in str(rated(Answer("Mixed"), "It is\nMixed.").why)
     assert rated(Answer("7")).value is None
+
+
+@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.yaml")), ids=lambda path: path.name)
+def test_the_examples_are_right(path):
+    assert load_templates(str(path)).describe()["version"] >= 1
 
 
 @pytest.mark.parametrize(
