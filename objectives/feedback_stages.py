@@ -25,16 +25,14 @@ def judge_of(around: Around) -> dict[str, Any]:
     return around.section("judge") or dict(SELF)
 
 
-def measuring(around: Around) -> list[dict[str, Any]]:
-    """All rewards of the file, for a part that only measures by them: without running means,
-    which no such part has."""
-    rewards = around.rewards
-    return [{k: v for k, v in one.items() if k != "standardize"} for one in rewards]
-
-
 def gold(around: Around) -> list[dict[str, Any]]:
-    """The rewards with which a judge's labels are compared: not those that ask it again."""
-    return [reward for reward in measuring(around) if reward.get("name") != BY_THE_JUDGE]
+    """The rewards with which a judge's labels are compared: not those that ask it again, and
+    without running means, which no part has that only measures."""
+    return [
+        {k: v for k, v in reward.items() if k != "standardize"}
+        for reward in around.rewards
+        if reward.get("name") != BY_THE_JUDGE
+    ]
 
 
 def check_no_proxy(around: Around) -> None:

@@ -10,13 +10,14 @@ from trimtab.core.errors import UserError
 from trimtab.core.recipe import OptionError
 from trimtab.objectives.feedback_options import is_ours, option_of
 from trimtab.objectives.feedback_stages import (
+    BY_THE_JUDGE,
     candidates_part,
     check_no_proxy,
     fitted_with,
+    gold,
     judge_of,
     labels_part,
     learning,
-    measuring,
     proxy,
     reward_model_part,
 )
@@ -24,9 +25,6 @@ from trimtab.objectives.rlaif_options import RLAIFConfig
 
 MODES = {"preference": "compare", "score": "score"}
 """What the judge is asked, of each kind of feedback."""
-
-BY_THE_JUDGE = "judge"
-"""The reward that asks the judge."""
 
 OF_BOTH = {"feedback", "optimizer"}
 """The options that have a meaning with either feedback."""
@@ -115,7 +113,7 @@ class RLAIF(Recipe[RLAIFConfig]):
             labels,
             made=made,
             seed=around.seed,
-            reward=_gold(around) or None,
+            reward=gold(around) or None,
             judge=judge,
         )
         if learns_from is Rollouts:
@@ -173,11 +171,6 @@ def _labels(config: RLAIFConfig, *, certain: bool) -> Mapping[str, Any]:
         )
     soft = not certain if config.soft is None else config.soft
     return {**source, "by": "judge", "soft": soft, "budget": config.budget}
-
-
-def _gold(around: Around) -> list[dict[str, Any]]:
-    """The rewards with which the judge's labels are compared: not those that ask it again."""
-    return [reward for reward in measuring(around) if reward.get("name") != BY_THE_JUDGE]
 
 
 @hookimpl

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from array import array
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -22,7 +21,7 @@ from trimtab.plugins.sources.answering import prompt_of, sampled
 from trimtab.plugins.sources.formats import Example, Side, demonstration
 from trimtab.plugins.sources.load import Kept
 from trimtab.plugins.sources.rows import BadRow
-from trimtab.plugins.sources.sampled import record
+from trimtab.plugins.sources.sampled import mean, record, rewards_of
 from trimtab.plugins.sources.tokens import Encoded, Encoder
 
 MOST = 2**20
@@ -199,19 +198,12 @@ class Asking:
         completions = [each.completion for each in sampled]
         found = {
             "tokens": float(sum(len(one.tokens) for one in completions)),
-            "length": _mean([len(one.tokens) for one in completions]),
-            "truncated": _mean([one.truncated for one in completions]),
-            "left_out": _mean([each.left_out is not None for each in sampled]),
-            "alike": _mean([_alike(each) for each in sampled]),
+            "length": mean([len(one.tokens) for one in completions]),
+            "truncated": mean([one.truncated for one in completions]),
+            "left_out": mean([each.left_out is not None for each in sampled]),
+            "alike": mean([_alike(each) for each in sampled]),
         }
-        names = dict.fromkeys(name for each in sampled for name in each.score.parts)
-        columns = {"reward": [each.score.value for each in sampled]}
-        columns |= {f"reward/{n}": [each.score.parts.get(n) for each in sampled] for n in names}
-        for name, values in columns.items():
-            known = [value for value in values if value is not None]
-            if known:
-                found[name] = _mean(known)
-        return found
+        return {**found, **rewards_of([each.score for each in sampled])}
 
     def _samples(
         self,
@@ -269,7 +261,3 @@ def _counts(sampled: Iterable[_Sampled]) -> dict[str, int]:
     cut = sum(one.completion.truncated for one in kept)
     told = {"truncated completions, kept": cut} if cut else {}
     return {"completions": len(each), **counts, **told}
-
-
-def _mean(values: Sequence[float]) -> float:
-    return math.fsum(values) / len(values)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any, Literal, Self
@@ -26,7 +25,7 @@ from trimtab.plugins.makers.judged import JUDGE, judge_figures, put_under, under
 from trimtab.plugins.makers.pool import Pool, Portion
 from trimtab.plugins.makers.revising import Reviser, Way
 from trimtab.plugins.sources.answering import context_of
-from trimtab.plugins.sources.sampled import record
+from trimtab.plugins.sources.sampled import mean, means, record, rewards_of
 
 UNREVISED = "no revision could be used"
 UNCHANGED = "the final answer is the draft"
@@ -214,26 +213,15 @@ def _metrics(chains: Sequence[Chain]) -> dict[str, float]:
     ``reward_draft`` that of the drafts; of what could be scored only."""
     rounds = [each for chain in chains for each in chain.rounds]
     found = {
-        "length": _mean([len(chain.sampled[-1].tokens) for chain in chains]),
-        "changed": _mean([chain.changed for chain in chains]),
-        "truncated": _mean([chain.draft.truncated for chain in chains]),
+        "length": mean([len(chain.sampled[-1].tokens) for chain in chains]),
+        "changed": mean([chain.changed for chain in chains]),
+        "truncated": mean([chain.draft.truncated for chain in chains]),
     }
     if rounds:
-        found["kept"] = _mean([each.why is None for each in rounds])
-    both = {"reward_draft": 0, "reward": -1}
+        found["kept"] = mean([each.why is None for each in rounds])
     scored = [chain.scores for chain in chains if chain.scores]
-    columns = {name: [scores[at].value for scores in scored] for name, at in both.items()}
-    parts = dict.fromkeys(name for scores in scored for name in scores[-1].parts)
-    columns |= {f"reward/{n}": [scores[-1].parts.get(n) for scores in scored] for n in parts}
-    for name, values in columns.items():
-        known = [value for value in values if value is not None]
-        if known:
-            found[name] = _mean(known)
-    return found
-
-
-def _mean(values: Sequence[float]) -> float:
-    return math.fsum(values) / len(values)
+    drafts = means({"reward_draft": [scores[0].value for scores in scored]})
+    return {**found, **drafts, **rewards_of([scores[-1] for scores in scored])}
 
 
 @hookimpl

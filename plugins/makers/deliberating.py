@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from trimtab.core.engine import Completion
 from trimtab.core.errors import UserError
@@ -12,12 +11,11 @@ from trimtab.core.seeds import mixed
 from trimtab.core.source import Prompt, Setting
 from trimtab.plugins.makers.asking import MOST
 from trimtab.plugins.makers.pool import Portion
-from trimtab.plugins.sources.answering import sampled
+from trimtab.plugins.sources.answering import one_each, unlimited
 from trimtab.plugins.sources.formats import Example
 from trimtab.plugins.sources.load import Kept
 from trimtab.plugins.sources.messages import ASSISTANT, Message
 from trimtab.plugins.sources.rows import BadRow
-from trimtab.plugins.sources.tokens import Encoder
 
 THINK = """{asked}
 
@@ -91,8 +89,7 @@ class Deliberating:
             )
         self.setting, self.specification = setting, specification
         self.reason_tokens, self.answer_tokens = reason_tokens, setting.rollout.max_new_tokens
-        unlimited = setting.data.model_copy(update={"max_prompt_tokens": sys.maxsize})
-        self._encoder = Encoder(setting.tokenizer, unlimited)
+        self._encoder = unlimited(setting)
 
     def of(self, portion: Portion, longest: int | None) -> list[Deliberated]:
         """Each prompt of a step. ``longest``: tokens of the model's context, if known."""
@@ -118,16 +115,15 @@ class Deliberating:
         asked = [(one, None if thinks else one.thoughts[number]) for one, number in slots]
         prompts = self._prompts(asked, turn.most, turn.longest)
         going = [n for n, (one, _) in enumerate(slots) if not one.why_not]
-        streams = [slots[n][0].place * MOST + slots[n][1] for n in going]
-        rollout = self.setting.rollout.model_copy(update={"max_new_tokens": turn.most})
-        found = sampled(
-            replace(self.setting, group=1, rollout=rollout),
+        found = one_each(
+            self.setting,
             [prompt for n in going if (prompt := prompts[n]) is not None],
+            most=turn.most,
             seed=mixed(self.setting.seed, turn.kind),
             draw=turn.epoch,
-            stream=lambda group, _: streams[group],
+            streams=[slots[n][0].place * MOST + slots[n][1] for n in going],
         )
-        return [(slots[n][0], reply) for n, (reply,) in zip(going, found, strict=True)]
+        return [(slots[n][0], reply) for n, reply in zip(going, found, strict=True)]
 
     def _prompts(
         self, asked: Sequence[tuple[Deliberated, str | None]], most: int, longest: int | None
@@ -160,7 +156,7 @@ class Deliberating:
         turns.append(_turn("user", request.strip()))
         if thought is not None:
             again = ANSWER.format(asked=asked).strip()
-            turns += [_turn(ASSISTANT, thought), _turn("user", again)]
+            turns += [_turn(ASSISTANT, self._encoder.written(thought)), _turn("user", again)]
         return Example(turns, (), template=row.example.template)
 
     def _after_its_prompt(self, row: Kept, answer: Completion) -> Completion:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -23,8 +22,9 @@ from trimtab.plugins.judges.account import counts_of, figures_of
 from trimtab.plugins.makers.asking import Answer, Answered, Asking, AskingConfig, check_group
 from trimtab.plugins.makers.columns import row_of, told
 from trimtab.plugins.makers.deliberating import ANSWER, THINK, Deliberated, Deliberating
-from trimtab.plugins.makers.judged import JUDGE, judge_figures, put_under, under
+from trimtab.plugins.makers.judged import JUDGE, judge_figures, put_under, shared, under
 from trimtab.plugins.sources.answering import context_of
+from trimtab.plugins.sources.sampled import mean
 
 NONE = "no completion could be used"
 FEW = "fewer than two completions could be used"
@@ -146,20 +146,9 @@ class Deliberative(Maker[DeliberativeConfig]):
     ) -> tuple[list[dict[int, Verdict]], Counter[str]]:
         """Of each prompt's answers, by their places; and the cost, over all processes."""
         asked = [(one, answer) for one in answered for answer in one.answers]
-        processes = self.setting.processes
-
-        def mine() -> tuple[dict[int, Verdict], dict[str, int]]:
-            own = processes.share(len(asked)).tolist()
-            ratings = [self._rating(*asked[n]) for n in own]
-            verdicts = self.judge.score(ratings) if ratings else []
-            return dict(zip(own, verdicts, strict=True)), self.judge.counts()
-
-        everywhere: dict[int, Verdict] = {}
-        cost: Counter[str] = Counter()
-        for verdicts, counts in processes.all_of(mine):
-            everywhere |= verdicts
-            cost.update(counts)
-        each = iter(everywhere[n] for n in range(len(asked)))
+        ratings = [self._rating(*each) for each in asked]
+        verdicts, cost = shared(self.judge, self.judge.score, ratings, self.setting.processes)
+        each = iter(verdicts)
         return [{answer.place: next(each) for answer in one.answers} for one in answered], cost
 
     def _rating(self, one: Answered, answer: Answer) -> Rating:
@@ -188,7 +177,7 @@ class Deliberative(Maker[DeliberativeConfig]):
             made = {
                 "completion": rated[scores.index(best)][1],
                 "score": best,
-                "mean": math.fsum(scores) / len(scores),
+                "mean": mean(scores),
                 "of": len(scores),
             }
         return row_of(one.row, made)
@@ -227,8 +216,8 @@ def _metrics(
     found = {f"{JUDGE}{name}": value for name, value in figures_of(counts).items()}
     if rated:
         scores = [value for of_row in rated for value in of_row]
-        found["score"] = math.fsum(scores) / len(scores)
-        found["score_of_best"] = math.fsum(map(max, rated)) / len(rated)
+        found["score"] = mean(scores)
+        found["score_of_best"] = mean([max(of_row) for of_row in rated])
     return found
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from difflib import SequenceMatcher
@@ -11,6 +10,7 @@ from typing import Any
 import torch
 
 from trimtab.core.measures import measure, rows
+from trimtab.plugins.sources.sampled import mean
 
 
 @dataclass(frozen=True)
@@ -66,18 +66,14 @@ def _summary(changes: Sequence[Change]) -> dict[str, Any]:
     if not changed:
         return found
     both = [(each.before.split(), each.after.split()) for each in changed]
-    found["words"] = _mean([len(after) - len(before) for before, after in both])
-    found["similarity"] = _mean(
+    found["words"] = mean([len(after) - len(before) for before, after in both])
+    found["similarity"] = mean(
         [SequenceMatcher(None, before, after, autojunk=False).ratio() for before, after in both]
     )
     gained = torch.tensor([each.reward for each in changed if each.reward is not None])
-    mean = measure(rows(gained)) if len(gained) else None
-    return {**found, "reward": asdict(mean)} if mean else found
+    gain = measure(rows(gained)) if len(gained) else None
+    return {**found, "reward": asdict(gain)} if gain else found
 
 
 def _difference(after: float | None, before: float | None) -> float | None:
     return None if after is None or before is None else after - before
-
-
-def _mean(values: Sequence[float]) -> float:
-    return math.fsum(values) / len(values)

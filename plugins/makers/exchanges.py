@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from trimtab.core.source import Prompt, Setting
+from trimtab.plugins.sources.answering import unlimited
 from trimtab.plugins.sources.formats import Example
 from trimtab.plugins.sources.load import Kept
 from trimtab.plugins.sources.messages import ASSISTANT
 from trimtab.plugins.sources.rows import BadRow
-from trimtab.plugins.sources.tokens import Encoder
 
 LABELS = {"critique": "Critique", "revision": "Revision"}
 """Where there is no chat template, before what was written; before what was asked for also
@@ -63,11 +62,13 @@ class Asked:
 
 
 class Renderer:
-    """What the policy is given to go on from, by its chat template where it has one."""
+    """What the policy is given to go on from, by its chat template where it has one.
+
+    Answers and replies are text to it, also where they spell its control tokens.
+    """
 
     def __init__(self, setting: Setting) -> None:
-        unlimited = setting.data.model_copy(update={"max_prompt_tokens": sys.maxsize})
-        self._encoder = Encoder(setting.tokenizer, unlimited)
+        self._encoder = unlimited(setting)
         self._chat = bool(setting.tokenizer.chat_template)
 
     def prompts(self, asked: Sequence[Asked]) -> list[Prompt | BadRow]:
@@ -84,6 +85,12 @@ class Renderer:
 
     def _example(self, asked: Asked) -> Example:
         assert asked.row.example is not None
+        written = self._encoder.written
+        exchanges = [
+            each if each.reply is None else replace(each, reply=written(each.reply))
+            for each in asked.exchanges
+        ]
+        asked = replace(asked, answer=written(asked.answer), exchanges=exchanges)
         if not self._chat:
             return Example(asked.text(), ())
         return Example(asked.turns(), (), template=asked.row.example.template)

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from statistics import NormalDist
-from typing import Any
+from typing import Any, TypeVar
 
+from trimtab.core.judge import Judge
 from trimtab.core.measures import LEVEL
+from trimtab.core.processes import Processes
+
+Q = TypeVar("Q")
+A = TypeVar("A")
 
 VERDICTS = ("asked", "abstained", "ties", "pairs", "agreed", "first", "second")
 """What ``account.counts_of`` counts."""
@@ -18,6 +23,30 @@ JUDGE = "judge/"
 
 Interval = dict[str, float]
 """``value``, its 95% interval ``low`` to ``high``, and from how many it is, ``n``."""
+
+
+def shared(
+    judge: Judge,
+    ask: Callable[[Sequence[Q]], Sequence[A]],
+    questions: Sequence[Q],
+    processes: Processes,
+) -> tuple[list[A], Counter[str]]:
+    """The answer to each question, and what they cost; each process asks its share of them.
+
+    A process without a share asks nothing. Where one cannot ask, all of them stop.
+    """
+
+    def mine() -> tuple[dict[int, A], Mapping[str, int]]:
+        own = processes.share(len(questions)).tolist()
+        answers = ask([questions[n] for n in own]) if own else []
+        return dict(zip(own, answers, strict=True)), judge.counts()
+
+    everywhere: dict[int, A] = {}
+    cost: Counter[str] = Counter()
+    for answers, counts in processes.all_of(mine):
+        everywhere |= answers
+        cost.update(counts)
+    return [everywhere[n] for n in range(len(questions))], cost
 
 
 def under(prefix: str, counts: Mapping[str, int]) -> dict[str, int]:

@@ -19,6 +19,7 @@ from trimtab.plugins.makers.judged import (
     gold_figure,
     judge_figures,
     put_under,
+    shared,
     under,
 )
 from trimtab.plugins.makers.labellers import Label, Said, Told, by_pairs
@@ -27,8 +28,6 @@ from trimtab.plugins.sources.load import Kept
 ABSTAINED = "the judge abstained"
 
 Clamp = tuple[float, float]
-Answers = dict[int, list[Verdict]]
-"""By the row's place among those of the step."""
 
 
 class Pair(NamedTuple):
@@ -126,19 +125,7 @@ class ByJudge(ABC):
 
     def _asked(self, rows: Sequence[Kept]) -> tuple[list[list[Verdict]], Counter[str]]:
         """The verdicts on each row, and what they cost, over all processes."""
-        processes = self.setting.processes
-
-        def mine() -> tuple[Answers, dict[str, int]]:
-            own = processes.share(len(rows)).tolist()
-            answers = self.ask([rows[n] for n in own]) if own else []
-            return dict(zip(own, answers, strict=True)), self.judge.counts()
-
-        everywhere: Answers = {}
-        cost: Counter[str] = Counter()
-        for answers, counts in processes.all_of(mine):
-            everywhere |= answers
-            cost.update(counts)
-        return [everywhere[n] for n in range(len(rows))], cost
+        return shared(self.judge, self.ask, rows, self.setting.processes)
 
     def _said(self, verdicts: Sequence[Verdict], found: Sequence[Pair]) -> Said:
         labels = [Label(a, b, first, self.annotator) for a, b, first in found if first is not None]

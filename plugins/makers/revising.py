@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from trimtab.core.engine import Completion
@@ -15,8 +15,9 @@ from trimtab.plugins.constitutions import Constitution, Principle, drawn
 from trimtab.plugins.makers.asking import demonstrated
 from trimtab.plugins.makers.chains import Chain, Round
 from trimtab.plugins.makers.exchanges import Asked, Exchange, Renderer
+from trimtab.plugins.makers.judged import shared
 from trimtab.plugins.makers.pool import Portion
-from trimtab.plugins.sources.answering import prompt_of, sampled
+from trimtab.plugins.sources.answering import one_each, prompt_of
 from trimtab.plugins.sources.load import Kept
 from trimtab.plugins.sources.rows import BadRow
 from trimtab.plugins.sources.tokens import Encoded, Encoder
@@ -236,36 +237,26 @@ class _Step:
         self, prompts: Sequence[Prompt], places: Sequence[int], most: int, *stream: str | int
     ) -> list[Completion]:
         """One completion of each prompt, of at most so many tokens; the processes share them."""
-        rollout = self.setting.rollout.model_copy(update={"max_new_tokens": most})
-        found = sampled(
-            replace(self.setting, group=1, rollout=rollout),
+        found = one_each(
+            self.setting,
             prompts,
+            most=most,
             seed=mixed(self.setting.seed, *stream),
             draw=self.epoch,
-            stream=lambda group, _: places[group],
+            streams=places,
         )
-        alone = [each for (each,) in found]
-        self.made.tokens += sum(len(each.tokens) for each in alone)
-        return alone
+        self.made.tokens += sum(len(each.tokens) for each in found)
+        return found
 
     def written_by(
         self, judge: Judge, conversations: Sequence[Sequence[Mapping[str, Any]]]
     ) -> list[str | None]:
         """What the judge writes next; the processes share the conversations."""
-        processes = self.setting.processes
-
-        def mine() -> tuple[dict[int, str | None], dict[str, int]]:
-            own = processes.share(len(conversations)).tolist()
-            texts = judge.write([conversations[n] for n in own]) if own else []
-            return dict(zip(own, texts, strict=True)), judge.counts()
-
-        found: dict[int, str | None] = {}
-        for part, counts in processes.all_of(mine):
-            found |= part
-            self.made.judged.update(counts)
-        silent = sum(text is None for text in found.values())
-        self.made.judged.update({"asked": len(found), "abstained": silent})
-        return [None if found[n] is None else str(found[n]).strip() for n in sorted(found)]
+        texts, cost = shared(judge, judge.write, conversations, self.setting.processes)
+        silent = sum(text is None for text in texts)
+        self.made.judged.update(cost)
+        self.made.judged.update({"asked": len(texts), "abstained": silent})
+        return [None if text is None else text.strip() for text in texts]
 
 
 def _as_before(chain: Chain, text: str) -> str:

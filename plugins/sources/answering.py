@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from trimtab.core.engine import Completion
 from trimtab.core.policy import Policy
 from trimtab.core.sampling import uniforms
 from trimtab.core.source import Prompt, Setting
 from trimtab.plugins.sources.load import Kept
+from trimtab.plugins.sources.spelled import WrittenEncoder
 
 
 def prompt_of(row: Kept) -> Prompt:
@@ -40,6 +43,28 @@ def sampled(
         made = {g: list(found[i * size : (i + 1) * size]) for i, g in enumerate(own)}
     everywhere = {g: c for part in setting.processes.gather(made) for g, c in part.items()}
     return [everywhere[g] for g in range(len(prompts))]
+
+
+def one_each(
+    setting: Setting,
+    prompts: Sequence[Prompt],
+    *,
+    most: int,
+    seed: int,
+    draw: int,
+    streams: Sequence[int],
+) -> list[Completion]:
+    """One completion of each prompt, of at most ``most`` tokens, drawn by its own stream."""
+    rollout = setting.rollout.model_copy(update={"max_new_tokens": most})
+    alone = replace(setting, group=1, rollout=rollout)
+    groups = sampled(alone, prompts, seed=seed, draw=draw, stream=lambda group, _: streams[group])
+    return [completion for (completion,) in groups]
+
+
+def unlimited(setting: Setting) -> WrittenEncoder:
+    """For prompts that a maker has made longer than rows may be, of what a model wrote."""
+    data = setting.data.model_copy(update={"max_prompt_tokens": sys.maxsize})
+    return WrittenEncoder(setting.tokenizer, data)
 
 
 def context_of(policy: Policy | None) -> int | None:

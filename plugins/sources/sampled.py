@@ -44,22 +44,19 @@ class Account:
         found: dict[str, float] = {}
         rewards = [score.value for score in self.scores if score.value is not None]
         if rewards:
-            found["reward"] = _mean(rewards)
+            found["reward"] = mean(rewards)
             found["reward_spread"] = _spread(rewards)
-        for name, values in by_part(self.scores).items():
-            known = [value for value in values if value is not None]
-            if known:
-                found[f"reward/{name}"] = _mean(known)
+        found |= means(_parts(self.scores))
         if self.completions:
-            found["length"] = _mean([len(c.tokens) for c in self.completions])
-            found["truncated"] = _mean([c.truncated for c in self.completions])
+            found["length"] = mean([len(c.tokens) for c in self.completions])
+            found["truncated"] = mean([c.truncated for c in self.completions])
             found["unscored"] = 1 - len(rewards) / len(self.scores)
         for fault in self.faults:
             name = f"unscored/{fault.label}"
             found[name] = found.get(name, 0.0) + fault.rows / len(self.scores)
         entropy = [nats for c in self.completions for nats in c.entropy or ()]
         if entropy:
-            found["entropy"] = _mean(entropy)
+            found["entropy"] = mean(entropy)
         seconds = {"seconds_rollout": self.seconds_rollout, "seconds_score": self.seconds_score}
         return {**found, **seconds}
 
@@ -87,16 +84,32 @@ def record(row: int, group: Group, index: int, score: Score) -> dict[str, Any]:
     }
 
 
+def rewards_of(scores: Sequence[Score]) -> dict[str, float]:
+    """``reward`` and ``reward/PART``, the means over what has them."""
+    return means({"reward": [score.value for score in scores], **_parts(scores)})
+
+
+def means(columns: Mapping[str, Sequence[float | None]]) -> dict[str, float]:
+    """The mean of what each column knows; a column that knows nothing has none."""
+    known = {name: [v for v in values if v is not None] for name, values in columns.items()}
+    return {name: mean(values) for name, values in known.items() if values}
+
+
 def by_part(scores: Sequence[Score]) -> Mapping[str, list[float | None]]:
     """Each named part of all these scores; None where a score does not have it."""
     names = dict.fromkeys(name for score in scores for name in score.parts)
     return {name: [score.parts.get(name) for score in scores] for name in names}
 
 
-def _mean(values: Sequence[float]) -> float:
+def mean(values: Sequence[float]) -> float:
+    """Of at least one value, to the last bit the same in any order."""
     return math.fsum(values) / len(values)
 
 
+def _parts(scores: Sequence[Score]) -> dict[str, list[float | None]]:
+    return {f"reward/{name}": values for name, values in by_part(scores).items()}
+
+
 def _spread(values: Sequence[float]) -> float:
-    mean = _mean(values)
-    return math.sqrt(_mean([(value - mean) ** 2 for value in values]))
+    middle = mean(values)
+    return math.sqrt(mean([(value - middle) ** 2 for value in values]))
