@@ -13,6 +13,7 @@ from jinja2 import TemplateError
 
 from trimtab.core.errors import UserError
 from trimtab.plugins.judges.question import Turns
+from trimtab.plugins.sources.spelled import Spelled, encoded
 
 TAIL = 64
 """So many characters at the end of a prompt decide into which tokens an answer is cut."""
@@ -44,10 +45,7 @@ class TurnEncoder:
 
     def __init__(self, tokenizer: Any) -> None:
         self.tokenizer = tokenizer
-        added = [one.content for one in tokenizer.added_tokens_decoder.values()]
-        spelled = sorted(filter(str.strip, added), key=len, reverse=True)
-        self._controls = re.compile("|".join(map(re.escape, spelled)) or "(?!)", re.IGNORECASE)
-        self._added = set(tokenizer.added_tokens_decoder)
+        self._added = Spelled(tokenizer, tokenizer.added_tokens_decoder)
         self._option_ids = lru_cache(maxsize=256)(self._cut)
 
     @cached_property
@@ -63,7 +61,7 @@ class TurnEncoder:
         pieces = self._pieces(turns)
         ids = list(self._start)
         for place, piece in enumerate(pieces):
-            ids += self._inert(piece) if place % 2 else self._encode(piece)
+            ids += self._added.ids(piece) if place % 2 else self._encode(piece)
         return Prompt(ids, pieces[-1][-TAIL:])
 
     def options(self, prompt: Prompt, options: Sequence[str]) -> list[tuple[int, ...]]:
@@ -94,7 +92,9 @@ class TurnEncoder:
             spelled.append(found[0])
             return f"{key}x{len(spelled) - 1}x"
 
-        marked = [{**turn, "content": self._controls.sub(mark, turn["content"])} for turn in turns]
+        marked = [
+            {**turn, "content": self._added.pattern.sub(mark, turn["content"])} for turn in turns
+        ]
         pieces = re.split(f"{key}x([0-9]+)x", self._rendered(marked))
         return [spelled[int(piece)] if place % 2 else piece for place, piece in enumerate(pieces)]
 
@@ -140,7 +140,7 @@ class TurnEncoder:
         turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b0b"}]
         after = self._templated(turns, answered=True).rpartition("b0b")[2].strip()
         ids = self._encode(after)[:1] if after else []
-        if not (ids and ids[0] in self._added) and self.tokenizer.eos_token_id is not None:
+        if not (ids and ids[0] in self._added.numbers) and self.tokenizer.eos_token_id is not None:
             ids = [self.tokenizer.eos_token_id]
         if not ids:
             raise UserError("the judge's tokenizer has no token that ends an answer")
@@ -154,17 +154,8 @@ class TurnEncoder:
         ids = whole[len(before) :] if fits else self._encode(text)
         return (*ids, *(self._end if closed and not plain else ()))
 
-    def _inert(self, text: str) -> list[int]:
-        """Tokens of a text, none of which is an added one unless a character is."""
-        ids = self._encode(text)
-        if len(text) < 2 or self._added.isdisjoint(ids):
-            return ids
-        return self._encode(text[0]) + self._inert(text[1:])
-
     def _encode(self, text: str) -> list[int]:
-        if not text:
-            return []
-        return list(self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+        return encoded(self.tokenizer, text)
 
 
 def folded(turns: Sequence[Mapping[str, str]]) -> list[Mapping[str, str]]:
