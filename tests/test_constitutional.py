@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 
 import judging_toys
 import pytest
 import wording_engine
 import yaml
+from expanding import SIMPO, Expanding, knowing
 from jsonschema import Draft202012Validator
 from worlds import lines
 
 import trimtab
 from trimtab.core.keys import keys_of
 from trimtab.core.paths import absolute
-from trimtab.core.runfile import RunFileError, dump_plan, load
+from trimtab.core.runfile import dump_plan, load
 from trimtab.core.runschema import run_schema
 from trimtab.core.written import shortest
-from trimtab.plugins.registry import Plugins
 
-SIMPO = Path(__file__).parents[1] / "examples/trimtab-simpo/src/trimtab_simpo/__init__.py"
 TOYS = Path(judging_toys.__file__)
 JUDGE = {"name": "toys.vowels"}
 GOLD = {"name": "function", "function": "rewarding:variety", "label": "gold"}
@@ -48,37 +48,24 @@ PRINCIPLES = {
 
 @pytest.fixture(scope="module")
 def plugins():
-    registry = Plugins(installed=False)
-    registry.add_file(SIMPO)
-    registry.add_file(TOYS)
-    return registry
+    return knowing(SIMPO, TOYS)
 
 
 @pytest.fixture
-def expand(tmp_path, plugins):
+def expanding(tmp_path, plugins):
+    return Expanding(tmp_path, plugins, judge=JUDGE)
+
+
+@pytest.fixture
+def expand(expanding):
     """The stages that the recipe stands for, by name."""
-
-    def expand(options=None, **sections):
-        whole = {"data": {"train": "prompts.jsonl"}, "judge": JUDGE, **sections}
-        whole.setdefault("objective", {"name": "constitutional", **(options or {})})
-        path = tmp_path / "run.yaml"
-        path.write_text(json.dumps(whole))
-        return {stage.name: stage.run for stage in load(path, (), plugins).stages}
-
-    return expand
+    return partial(expanding, "constitutional")
 
 
 @pytest.fixture
-def error(expand):
+def error(expanding):
     """The one thing that is wrong, without the line."""
-
-    def error(*args, **kwargs):
-        with pytest.raises(RunFileError) as caught:
-            expand(*args, **kwargs)
-        (found,) = caught.value.errors
-        return found.partition("run.yaml:1: ")[2]
-
-    return error
+    return partial(expanding.error, "constitutional")
 
 
 def test_revise_imitate_answer_judge_learn(expand):

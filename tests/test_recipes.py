@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-
 import pytest
 import yaml
+from expanding import SIMPO, Expanding, knowing
 from jsonschema import Draft202012Validator
 from worlds import lines
 
@@ -14,9 +12,7 @@ import trimtab
 from trimtab.core.runfile import RunFileError, dump_plan, load
 from trimtab.core.runschema import run_schema
 from trimtab.core.written import shortest
-from trimtab.plugins.registry import Plugins
 
-SIMPO = Path(__file__).parents[1] / "examples/trimtab-simpo/src/trimtab_simpo/__init__.py"
 GOLD = {"name": "function", "function": "rewarding:variety", "label": "gold"}
 JUDGING = [
     {**GOLD, "label": "judge", "weight": 0.0},
@@ -26,9 +22,7 @@ JUDGING = [
 
 @pytest.fixture(scope="module")
 def plugins():
-    registry = Plugins(installed=False)
-    registry.add_file(SIMPO)
-    return registry
+    return knowing(SIMPO)
 
 
 @pytest.fixture(scope="module")
@@ -39,29 +33,13 @@ def schema(plugins):
 @pytest.fixture
 def expand(tmp_path, plugins):
     """The stages of a recipe, by name."""
-
-    def expand(name, options=None, **sections):
-        whole = {"data": {"train": "prompts.jsonl"}, "reward": [GOLD], **sections}
-        whole["objective"] = {"name": name, **(options or {})}
-        path = tmp_path / "run.yaml"
-        path.write_text(json.dumps(whole))
-        plan = load(path, (), plugins)
-        return {stage.name: stage.run for stage in plan.stages}
-
-    return expand
+    return Expanding(tmp_path, plugins, reward=[GOLD])
 
 
 @pytest.fixture
 def error(expand):
     """The one thing that is wrong, without the line."""
-
-    def error(*args, **kwargs):
-        with pytest.raises(RunFileError) as caught:
-            expand(*args, **kwargs)
-        (found,) = caught.value.errors
-        return found.partition("run.yaml:1: ")[2]
-
-    return error
+    return expand.error
 
 
 def test_online_dpo_is_a_pair_objective_over_rollouts(expand):

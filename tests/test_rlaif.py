@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import random
-from pathlib import Path
+from functools import partial
 
 import deaths
 import judging_toys
 import pytest
 import yaml
+from expanding import SIMPO, Expanding, knowing
 from judging_toys import share
 from safetensors.torch import load_file
 from tiny import save_tiny
@@ -21,12 +22,10 @@ from trimtab.core.files import sha256_of
 from trimtab.core.keys import Key
 from trimtab.core.paths import absolute
 from trimtab.core.recipe import Around
-from trimtab.core.runfile import RunFileError, load
+from trimtab.core.runfile import load
 from trimtab.objectives.rlaif import RLAIF
 from trimtab.objectives.rlaif_options import RLAIFConfig
-from trimtab.plugins.registry import Plugins
 
-SIMPO = Path(__file__).parents[1] / "examples/trimtab-simpo/src/trimtab_simpo/__init__.py"
 TOYS = judging_toys.__file__
 JUDGE = {"name": "toys.vowels"}
 GOLD = {"name": "function", "function": "rewarding:variety", "label": "gold"}
@@ -34,37 +33,24 @@ GOLD = {"name": "function", "function": "rewarding:variety", "label": "gold"}
 
 @pytest.fixture(scope="module")
 def plugins():
-    registry = Plugins(installed=False)
-    registry.add_file(SIMPO)
-    registry.add_file(Path(TOYS))
-    return registry
+    return knowing(SIMPO, TOYS)
 
 
 @pytest.fixture
-def expand(tmp_path, plugins):
+def expanding(tmp_path, plugins):
+    return Expanding(tmp_path, plugins, judge=JUDGE)
+
+
+@pytest.fixture
+def expand(expanding):
     """The stages that the recipe stands for, by name."""
-
-    def expand(options=None, **sections):
-        whole = {"data": {"train": "prompts.jsonl"}, "judge": JUDGE, **sections}
-        whole.setdefault("objective", {"name": "rlaif", **(options or {})})
-        path = tmp_path / "run.yaml"
-        path.write_text(json.dumps(whole))
-        return {stage.name: stage.run for stage in load(path, (), plugins).stages}
-
-    return expand
+    return partial(expanding, "rlaif")
 
 
 @pytest.fixture
-def error(expand):
+def error(expanding):
     """The one thing that is wrong, without the line."""
-
-    def error(*args, **kwargs):
-        with pytest.raises(RunFileError) as caught:
-            expand(*args, **kwargs)
-        (found,) = caught.value.errors
-        return found.partition("run.yaml:1: ")[2]
-
-    return error
+    return partial(expanding.error, "rlaif")
 
 
 def test_preference_is_completions_labels_and_an_objective_on_pairs(expand):
