@@ -18,6 +18,9 @@ Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="A.B=C", help="Replace one value of the file; may be repeated."),
 ]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Say what it would cost, from one measured step.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 LOUD = "accelerate|bitsandbytes|datasets|huggingface_hub|peft|torch|transformers"

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from trimtab.commands import Overrides, RunFileArgument, quiet
+from trimtab.commands import DryRun, Overrides, RunFileArgument, quiet
 
 
 def label_ai(
@@ -22,9 +22,7 @@ def label_ai(
         ),
     ] = None,
     overrides: Overrides = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say what it would cost, from one measured step.")
-    ] = False,
+    dry_run: DryRun = False,
 ) -> None:
     """Have a judge label, and train on nothing of it.
 

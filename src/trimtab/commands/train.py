@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from trimtab.commands import Overrides, RunFileArgument, ended, quiet
+from trimtab.commands import DryRun, Overrides, RunFileArgument, ended, quiet
 
 
 def train(
@@ -21,9 +21,7 @@ def train(
         ),
     ] = None,
     overrides: Overrides = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say what it would cost, from one measured step.")
-    ] = False,
+    dry_run: DryRun = False,
 ) -> None:
     """Train as a run file says, and print where the result is."""
     quiet()
