@@ -37,6 +37,10 @@ class DataConfig(Config):
     Used when ``eval`` is null and the data has no split of its own.
     """
 
+    eval_prompts: Annotated[str | None, LocalPath()] = None
+    """A data set whose held-out prompts are answered in an evaluation; null answers those of the
+    rows held out. For rows that were made of prompts: the prompts that none was made of."""
+
     limit: PositiveInt | None = None
     """Use only so many training rows, the first after shuffling."""
 

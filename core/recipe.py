@@ -113,6 +113,15 @@ class Around:
         kept = {k: v for k, v in self.section("data").items() if k not in OF_THE_ROWS}
         return {**kept, "train": made[0] if len(made) == 1 else list(made), **changes}
 
+    def learned_from(self, made: Sequence[str], **changes: Any) -> dict[str, Any]:
+        """The section ``data`` of a policy that learns from what earlier parts made of the file's
+        prompts: as ``data_of``, and evaluations answer the prompts that the file holds out."""
+        data = self.section("data")
+        asked = data.get("train")
+        plain = not any(data.get(key) for key in ("eval", "columns", "convert"))
+        own = {"eval_prompts": asked} if plain and isinstance(asked, str) else {}
+        return {**own, **self.data_of(made, **changes)}
+
     def objective(
         self, chosen: Selected | None, *kinds: type[Batch], option: str = "optimizer"
     ) -> dict[str, Any]:

@@ -113,7 +113,7 @@ class BestOfN(Recipe[BestOfNConfig]):
             f"learn-{number}",
             {
                 "objective": optimizer,
-                "data": around.data_of(made, eval=self.config.eval),
+                "data": around.learned_from(made, eval=self.config.eval),
                 "model": _started(around, around.section("model"), number),
             },
         )

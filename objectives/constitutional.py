@@ -163,7 +163,7 @@ class _Stages:
             {
                 **dict.fromkeys(("reference", "streams", "watch")),
                 "objective": self.imitation,
-                "data": around.data_of(made, eval=config.fine_tune.eval),
+                "data": around.learned_from(made, eval=config.fine_tune.eval),
                 "model": self._tuned,
                 "train": {**untimed(around), **given_of(config.fine_tune.train)},
                 "reward": gold(around) or None,

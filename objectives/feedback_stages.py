@@ -155,10 +155,15 @@ def learning(
     labels: str,
     held_out: str | None,
     rewards: Sequence[Mapping[str, Any]],
+    sampled: bool = True,
 ) -> dict[str, Any]:
     """The sections that tell an optimizer what to learn from: one that learns from rollouts has
-    ``rewards``, any other the labels that the part ``labels`` made."""
+    ``rewards``, any other the labels that the part ``labels`` made.
+
+    ``sampled`` says that what was labelled answers the file's prompts, less those held out.
+    """
     if learns_from is Rollouts:
         return {"reward": rewards}
     changes = {} if learns_from is Pairs else {"convert": "pairs-to-labels"}
-    return {"data": around.data_of([f"stages.{labels}"], eval=held_out, **changes)}
+    data_of = around.learned_from if sampled else around.data_of
+    return {"data": data_of([f"stages.{labels}"], eval=held_out, **changes)}

@@ -23,7 +23,6 @@ from trimtab.objectives.feedback_stages import (
 )
 from trimtab.objectives.rlaif_options import RLAIFConfig
 
-MODES = {"preference": "compare", "score": "score"}
 """What the judge is asked, of each kind of feedback."""
 
 OF_BOTH = {"feedback", "optimizer"}
@@ -80,7 +79,7 @@ class RLAIF(Recipe[RLAIFConfig]):
             "train",
             {
                 "objective": around.objective(self.config.optimizer, Rollouts),
-                "judge": {**judge_of(around), "mode": MODES["score"]},
+                "judge": {**judge_of(around), "mode": "score"},
                 "reward": [*judging, *around.rewards],
             },
         )
@@ -134,21 +133,25 @@ class RLAIF(Recipe[RLAIFConfig]):
                 "objective": optimizer,
                 "judge": judge if around.rewards else None,
                 **learning(
-                    around, learns_from, labels="labels", held_out=config.eval, rewards=rewards
+                    around,
+                    learns_from,
+                    labels="labels",
+                    held_out=config.eval,
+                    rewards=rewards,
+                    sampled=made is not None,
                 ),
             },
         )
 
 
 def _check_mode(config: RLAIFConfig, around: Around) -> None:
-    """The feedback says what the judge is asked; the section ``judge`` may only say the same."""
-    wanted = MODES[config.feedback]
-    given = around.section("judge").get("mode", wanted)
-    if given != wanted:
+    """A reward is a score; pairs are compared, or rated where the judge's mode says so."""
+    given = around.section("judge").get("mode", "score")
+    if config.feedback == "score" and given != "score":
         raise OptionError(
             "feedback",
-            f"with feedback: {config.feedback} the judge is asked to {wanted}, and judge.mode is "
-            f"{given}: leave judge.mode out, or change the feedback",
+            f"with feedback: score the judge rates each completion, and judge.mode is {given}: "
+            "leave judge.mode out, or change the feedback",
         )
 
 

@@ -16,9 +16,9 @@ class RLAIFConfig(Config):
     """Options of learning from AI feedback."""
 
     feedback: Literal["preference", "score"] = "preference"
-    """What the judge is asked: which of two completions is better, for pairs with labels; or how
-    good one is, as the reward itself (direct-RLAIF). What follows below but for ``optimizer`` is
-    of preference."""
+    """What the judge gives: labels of pairs, of which it says which completion is better (with
+    ``judge.mode: score``, which one it rates higher); or how good each is, as the reward itself
+    (direct-RLAIF). What follows below but for ``optimizer`` is of preference."""
 
     optimizer: Annotated[Selected | None, OfKind("objective")] = None
     """The objective that the policy learns with, and its options. Of preference, any one that

@@ -18,7 +18,9 @@ from trimtab.core.config import DataConfig, RolloutConfig
 from trimtab.core.errors import UserError
 from trimtab.core.examples import tensors
 from trimtab.core.source import Setting
+from trimtab.plugins.sources.corpus import read_corpus
 from trimtab.plugins.sources.dataset import DatasetConfig, DatasetSource, provide_sources
+from trimtab.plugins.sources.kinds import PROMPTS
 from trimtab.plugins.sources.split import by_prompt
 
 
@@ -228,3 +230,30 @@ def test_sources_of_one_run_read_the_data_once_and_order_it_each_for_itself(data
     assert second.corpus is first.corpus is not alone.corpus
     rows = [source.collect(None, 100).row_N.tolist() for source in (first, second, alone)]
     assert rows[1] == rows[2] != rows[0]
+
+
+def test_prompts_of_another_data_set_are_answered_that_it_holds_out(tmp_path):
+    """The same that are held out where that data set itself is trained on."""
+    asked = [{"prompt": f"Question {n}?", "topic": n} for n in range(40)]
+    prompts = DataConfig(train=write_jsonl(tmp_path / "prompts.jsonl", asked), holdout=0.25)
+    made = DataConfig(
+        train=write_jsonl(tmp_path / "made.jsonl", rows(30)),
+        holdout=0.25,
+        columns={"rejected": "rejected"},
+        limit=9,
+        eval_prompts=prompts.train,
+    )
+    held_out = read_corpus(prompts, PROMPTS, smollm()).held_out
+    found = opened(made).prompts()
+    assert 0 < len(found) < 40
+    assert [prompt.ids for prompt in found] == [tuple(row.tokens.prompt) for row in held_out]
+    assert all(prompt.content == f"Question {prompt.columns['topic']}?" for prompt in found)
+    assert opened(made.model_copy(update={"eval_limit": 3})).prompts() == found[:3]
+    assert opened(made.model_copy(update={"eval_prompts": None})).prompts() == []
+
+
+def test_a_data_set_that_holds_no_prompts_out_is_refused(tmp_path):
+    one = write_jsonl(tmp_path / "prompts.jsonl", [{"prompt": "Only?"}])
+    table = write_jsonl(tmp_path / "made.jsonl", rows(30))
+    with pytest.raises(UserError, match="data.eval_prompts: .*prompts.jsonl holds no prompts out"):
+        opened(DataConfig(train=table, eval_prompts=one))

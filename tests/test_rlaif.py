@@ -78,6 +78,25 @@ def test_preference_is_completions_labels_and_an_objective_on_pairs(expand):
     assert (policy.train.steps, policy.train.rows, policy.model.start) == (7, 6, "an/adapter")
 
 
+def test_pairs_may_be_made_of_ratings(expand):
+    labels = expand(judge={"name": "local", "mode": "score"})["labels"]
+    assert labels.judge.options["mode"] == "score" and labels.source.options["by"] == "judge"
+
+
+@pytest.mark.parametrize(
+    ("data", "pairs", "asked"),
+    [
+        ({"train": "prompts.jsonl"}, "rollouts", "prompts.jsonl"),
+        ({"train": "prompts.jsonl"}, "data", None),
+        ({"train": "prompts.jsonl", "eval": "pairs.jsonl"}, "rollouts", None),
+        ({"train": "prompts.jsonl", "columns": {"prompt": "q"}}, "rollouts", None),
+        ({"train": "prompts.jsonl", "eval_prompts": "x.jsonl"}, "rollouts", "x.jsonl"),
+    ],
+)
+def test_evaluations_answer_prompts_that_nothing_was_made_of(expand, data, pairs, asked):
+    assert expand({"pairs": pairs}, data=data)["policy"].data.eval_prompts == asked
+
+
 def test_the_file_s_rewards_are_watched_and_the_judge_is_compared_with_them(expand):
     watched = {**GOLD, "label": "other", "weight": 0.0, "standardize": True}
     stages = expand(reward=[GOLD, watched])
@@ -193,13 +212,8 @@ def test_expanding_changes_nothing_around():
         (
             {"feedback": "score", "optimizer": {"name": "grpo"}},
             {"judge": {**JUDGE, "mode": "compare"}},
-            "objective.feedback: with feedback: score the judge is asked to score, and judge.mode "
-            "is compare: leave judge.mode out, or change the feedback",
-        ),
-        (
-            {},
-            {"judge": {**JUDGE, "mode": "score"}},
-            "objective.feedback: with feedback: preference the judge is asked to compare, and",
+            "objective.feedback: with feedback: score the judge rates each completion, and "
+            "judge.mode is compare: leave judge.mode out, or change the feedback",
         ),
         ({"pairs": "data", "n": 4}, {}, "objective.n: this is of pairs: rollouts, and pairs is"),
         ({"labels": {"by": "reward"}}, {}, "objective.labels.by: AI feedback is labels by judge"),

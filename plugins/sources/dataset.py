@@ -13,7 +13,8 @@ from trimtab.core.errors import UserError
 from trimtab.core.hookspecs import hookimpl
 from trimtab.core.options import Config
 from trimtab.core.policy import Policy
-from trimtab.core.source import Setting, Source
+from trimtab.core.source import Prompt, Setting, Source
+from trimtab.plugins.sources.asked import asked_apart
 from trimtab.plugins.sources.corpus import Corpus, read_corpus
 from trimtab.plugins.sources.kinds import LABELS, kind_of
 from trimtab.plugins.sources.load import Kept
@@ -53,6 +54,7 @@ class DatasetSource(Source[DatasetConfig]):
             setting.shared[name] = read_corpus(setting.data, kind, setting.tokenizer)
         self.corpus = setting.shared[name]
         self.corpus.check()
+        self._eval_prompts = asked_apart(setting)
         self._seed = setting.seed
         self._fingerprint = fingerprint(self.corpus.train)
         self._go_to(epoch=0, index=0)
@@ -67,6 +69,9 @@ class DatasetSource(Source[DatasetConfig]):
     def held_out(self) -> Batch | None:
         rows = self.corpus.held_out
         return self._batch(rows, self.corpus.train) if rows else None
+
+    def prompts(self) -> Sequence[Prompt]:
+        return self._eval_prompts
 
     def steps_per_epoch(self, rows: int) -> int:
         return -(-len(self.corpus.train) // rows)

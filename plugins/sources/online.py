@@ -17,6 +17,7 @@ from trimtab.core.reward import Score
 from trimtab.core.rewards import Fault, groups_of
 from trimtab.core.source import Prompt, Setting, Source
 from trimtab.plugins.sources.answering import prompt_of, sampled
+from trimtab.plugins.sources.asked import asked_apart
 from trimtab.plugins.sources.corpus import read_corpus
 from trimtab.plugins.sources.kinds import PROMPTS
 from trimtab.plugins.sources.sampled import Account
@@ -57,6 +58,8 @@ class OnlineSource(Source[C]):
         self.setting, self.engine, self.rewards = setting, setting.engine, setting.rewards
         self.corpus = read_corpus(setting.data, PROMPTS, setting.tokenizer)
         self.corpus.check()
+        held_out = [prompt_of(row) for row in self.corpus.held_out]
+        self._eval_prompts = asked_apart(setting) or held_out
         self._fingerprint = fingerprint(self.corpus.train)
         self._go_to(epoch=0, index=0)
         self._draws = self._groups = self._samples = 0
@@ -88,7 +91,7 @@ class OnlineSource(Source[C]):
         return None
 
     def prompts(self) -> Sequence[Prompt]:
-        return [prompt_of(row) for row in self.corpus.held_out]
+        return self._eval_prompts
 
     def metrics(self) -> Mapping[str, float]:
         """See ``Account.metrics``."""

@@ -17,7 +17,8 @@ from trimtab.core.errors import UserError
 from trimtab.core.hookspecs import hookimpl
 from trimtab.core.options import Config
 from trimtab.core.policy import Policy
-from trimtab.core.source import Setting, Source
+from trimtab.core.source import Prompt, Setting, Source
+from trimtab.plugins.sources.asked import asked_apart
 from trimtab.plugins.sources.kinds import Kind, kind_of
 from trimtab.plugins.sources.load import Kept, Loaded, load, numbered_on
 from trimtab.plugins.sources.rows import Dropped, Row
@@ -85,6 +86,7 @@ class StreamSource(Source[StreamConfig]):
         self._seed = setting.seed
         self._encoder = Encoder(setting.tokenizer, setting.data)
         self._evaluation = self._read_evaluation()
+        self._eval_prompts = asked_apart(setting)
         self._fingerprint = ""
         self._spare: list[Kept] = []
         self._account: Tally | None = None
@@ -104,6 +106,9 @@ class StreamSource(Source[StreamConfig]):
             return None
         rows = limited(self._evaluation.rows, self._data.eval_limit)
         return self._batch(rows) if rows else None
+
+    def prompts(self) -> Sequence[Prompt]:
+        return self._eval_prompts
 
     def describe(self) -> Mapping[str, Any]:
         account = (self._account or self._tally).as_json()
