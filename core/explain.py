@@ -124,6 +124,8 @@ def _fault(group: Sequence[_Complaint]) -> Fault:
             said += f"; quote it: '{node.text}'"
         elif near:
             said += f".{near}"
+    elif first.kind == "too_short":
+        said = "this is empty" if not node.value else f"these are too few: {len(node.value)}"
     elif first.kind in ("missing", "value_error"):
         said = first.said
     else:

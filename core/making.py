@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 STEPS = "made"
 """The folder of what each step made; a file in it is whole. It is gone when ``data/`` is there."""
 
+MANY = 3
+"""Reasons that are told where no row could be made."""
+
 Rows = Sequence[Mapping[str, Any]]
 
 
@@ -213,9 +216,12 @@ def _account(files: Sequence[Mapping[str, Any]], chosen: Rows) -> dict[str, Any]
 
 
 def _reasons(made: Mapping[str, Any]) -> str:
-    """What became of the rows that were read."""
-    dropped = Counter(row["reason"] for row in made["dropped"])
-    told = [f"{count} dropped, {reason}" for reason, count in dropped.most_common()]
+    """What became of the rows that were read: the most frequent reasons, for each row may have its
+    own, as where a judge's words are in it."""
+    dropped = Counter(row["reason"] for row in made["dropped"]).most_common()
+    told = [f"{count} dropped, {reason}" for reason, count in dropped[:MANY]]
+    if rest := sum(count for _, count in dropped[MANY:]):
+        told.append(f"{rest} dropped for other reasons")
     counts = made.get("counts", {}).items()
     told += [f"{name}: {count}" for name, count in counts if "/" not in name]
     return "; ".join([f"{made['read']} read", *told])

@@ -33,6 +33,13 @@ def test_a_judge_labels_and_its_abstentions_are_counted(tmp_path):
     assert {one.prompt for one in judge.asked} == {f"Question {n}?" for n in range(5, 9)}
 
 
+def test_a_row_that_is_dropped_says_why_the_judge_abstained(tmp_path):
+    rows = [{"prompt": turns("Question?"), "responses": ["bb", "c"]}]
+    made, steps = labelled(tmp_path, Letters(Config()), rows=rows)
+    assert steps[0].dropped == [{"row": 1, "reason": "the judge abstained: no such letter"}]
+    assert steps[0].counts["the judge abstained"] == 1 and not made
+
+
 def test_two_processes_share_what_a_judge_is_asked(tmp_path):
     judge = Shorter(Config())
     given = setting(tmp_path, ANSWERED, judge=judge)

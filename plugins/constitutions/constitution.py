@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
-from annotated_types import Gt, MinLen
+from annotated_types import Gt, Le, MinLen
 from pydantic import AfterValidator
 
 from trimtab.core.errors import UserError
@@ -47,7 +47,7 @@ class Principle(Config):
     compare: Text
     """The question that a judge is asked of two answers."""
 
-    weight: Annotated[float, Gt(0)] = 1.0
+    weight: Annotated[float, Gt(0), Le(1e9)] = 1.0
     """How often it is drawn, and how much it counts: votes, say."""
 
     source: Text | None = None

@@ -130,7 +130,8 @@ class ByJudge(ABC):
     def _said(self, verdicts: Sequence[Verdict], found: Sequence[Pair]) -> Said:
         labels = [Label(a, b, first, self.annotator) for a, b, first in found if first is not None]
         left = len(found) - len(labels)
-        return Said(labels, self.order(labels, verdicts), {ABSTAINED: left} if left else {})
+        unlabelled = {ABSTAINED: left} if left else {}
+        return Said(labels, self.order(labels, verdicts), unlabelled, _most_often(verdicts))
 
     def _metrics(self, counts: Mapping[str, int]) -> dict[str, float]:
         found = figures_of(counts)
@@ -148,6 +149,12 @@ def _against(
         for found, of_row in zip(labelled, gold, strict=True)
         for a, b, first in found
     )
+
+
+def _most_often(verdicts: Iterable[Verdict]) -> str | None:
+    """Why the judge abstained, most of the time."""
+    whys = Counter(each.why for each in verdicts if each.value is None and each.why)
+    return whys.most_common(1)[0][0] if whys else None
 
 
 def _doubts(counts: Mapping[str, int]) -> list[str]:

@@ -43,6 +43,9 @@ class Said:
     unlabelled: Mapping[str, int] = field(default_factory=dict)
     """Pairs without a label, by reason."""
 
+    why: str | None = None
+    """More of that reason, where there is more to say."""
+
 
 @dataclass(frozen=True)
 class Told:

@@ -152,7 +152,7 @@ class Labels(Maker[LabelsConfig]):
             counts[TIES] += len(ties)
             counts += Counter(of_row.unlabelled)
             if not found:
-                reason = "a tie" if ties else next(iter(of_row.unlabelled), "nothing to compare")
+                reason = "a tie" if ties else _without_label(of_row)
                 dropped.append({"row": row.row, "reason": reason})
         return Made(
             rows=made,
@@ -214,6 +214,11 @@ class Labels(Maker[LabelsConfig]):
         was = {} if before is None else {"given_preference": before}
         said = {"chosen": chosen, "rejected": rejected, **soft, "annotator": label.annotator}
         return row_of(row, {**said, **was})
+
+
+def _without_label(said: Said) -> str:
+    reason = next(iter(said.unlabelled), "nothing to compare")
+    return reason if said.why is None else f"{reason}: {said.why}"
 
 
 def _rows_of(name: str) -> list[Mapping[str, Any]]:
