@@ -23,6 +23,8 @@ from trimtab.plugins.sources.tables import open_table
 
 EXAMPLES = sorted((Path(__file__).parent.parent / "examples").glob("*.yaml"))
 STEPS, ROWS, PROMPTS = 2, 8, 4
+LIKE_OTHERS = {"rlaif", "rlaif-score", "reinforce-pp", "rloo", "sft-then-ppo"}
+"""Their stages are those of other examples, with other objectives: they run when all tests do."""
 VIEWS = ("demonstrations", "pairs", "prompts", "labels")
 FEWER = {"prompts": PROMPTS, "skip": PROMPTS, "budget": PROMPTS}
 """Options of sources that count rows, in a small run."""
@@ -67,7 +69,14 @@ def endpoint():
         yield server
 
 
-@pytest.mark.parametrize("path", EXAMPLES, ids=ids)
+@pytest.mark.parametrize(
+    "path",
+    [
+        pytest.param(path, marks=[pytest.mark.slow] if path.stem in LIKE_OTHERS else [])
+        for path in EXAMPLES
+    ],
+    ids=ids,
+)
 def test_all_its_stages_run(path, world, views, endpoint, tmp_path, monkeypatch):
     carry_out(path, world, views, tmp_path, monkeypatch, endpoint.url)
 

@@ -87,7 +87,7 @@ def test_all_weights_are_trained_against_their_start(whole_weights):
     assert evaluated(whole_weights)["margin"] == evals[-1]["margin"]
 
 
-@pytest.mark.parametrize("step", [1, 3])
+@pytest.mark.parametrize("step", [pytest.param(1, marks=pytest.mark.slow), 3])
 def test_a_resume_needs_no_pass_of_the_reference(whole_weights, tmp_path, step):
     run = train(file_of(whole_weights), tmp_path / "run", f"{step}:SIGTERM")
     assert state_of(run) == ("stopped", step)

@@ -8,15 +8,19 @@ import subprocess
 import sys
 from pathlib import Path
 
+import deaths
 import interrupting
 import pytest
 import warm
 from safetensors.torch import load_file
 from tiny import relative
+from torch.distributed.run import main as torchrun
 from worlds import differences, lines, untimed
 
 TOLERANCE = 1e-5
 ADAPTER = "adapter/adapter_model.safetensors"
+LAUNCH = {"WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "RANK", "LOCAL_RANK"}
+"""The variables that a launcher sets."""
 
 
 @pytest.fixture(scope="module")
@@ -108,9 +112,20 @@ def test_one_of_two_processes_speaks(together, file):
     assert "trimtab resume" in refused[0].output
 
 
+def test_torchrun_sets_the_variables_that_two_processes_have_here(tmp_path):
+    launch = ["--standalone", "--nproc_per_node", "2", "--no-python"]
+    command = ["sh", "-c", f"env > {tmp_path}/$RANK"]
+    assert deaths.fork(lambda: torchrun([*launch, *command])) == 0
+    for rank in ("0", "1"):
+        given = dict(line.split("=", 1) for line in (tmp_path / rank).read_text().splitlines())
+        assert given.keys() >= LAUNCH
+        assert (given["WORLD_SIZE"], given["RANK"], given["LOCAL_RANK"]) == ("2", rank, rank)
+
+
+@pytest.mark.slow
 def test_torchrun(world, alone, tmp_path):
-    torchrun = ["-m", "torch.distributed.run", "--nproc_per_node", "2"]
-    launch = [*torchrun, "-m", "--", "trimtab", "train"]
+    launcher = ["-m", "torch.distributed.run", "--nproc_per_node", "2"]
+    launch = [*launcher, "-m", "--", "trimtab", "train"]
     run = tmp_path / "run"
     cache = {"TRIMTAB_CACHE": str(tmp_path / "cache")}
     file = world.file(tmp_path / "run.yaml")

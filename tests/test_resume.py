@@ -32,7 +32,9 @@ def whole(world, tmp_path_factory):
     return learned(world, tmp_path_factory.mktemp("whole"))
 
 
-@pytest.mark.parametrize("step", range(1, STEPS))
+@pytest.mark.parametrize(
+    "step", [*(pytest.param(n, marks=pytest.mark.slow) for n in range(1, STEPS - 1)), STEPS - 1]
+)
 def test_stopped_after_any_step(any_whole, tmp_path, step):
     run = train(file_of(any_whole), tmp_path / "run", f"{step}:SIGTERM")
     assert state_of(run) == ("stopped", step)
@@ -128,7 +130,10 @@ def test_a_base_in_nf4_resumes_to_the_bit(world, tmp_path, objective):
         assert differences(run, whole) == []
 
 
-@pytest.mark.parametrize("key, value", [("learning_rate", 0.02), ("weight_decay", 0.1)])
+@pytest.mark.parametrize(
+    "key, value",
+    [("learning_rate", 0.02), pytest.param("weight_decay", 0.1, marks=pytest.mark.slow)],
+)
 def test_a_resume_obeys_config_yaml(whole, tmp_path, key, value):
     run = train(file_of(whole), tmp_path / "run", "2:SIGTERM")
     config = yaml.safe_load((run / "config.yaml").read_text())

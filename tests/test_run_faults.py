@@ -46,7 +46,7 @@ def trouble(rows: list[int], value: str = "inf") -> dict[str, Any]:
     }
 
 
-@pytest.mark.parametrize("value", ["inf", "nan"])
+@pytest.mark.parametrize("value", [pytest.param("inf", marks=pytest.mark.slow), "nan"])
 def test_rows_that_are_not_finite_are_named_and_nothing_is_changed(world, tmp_path, value):
     run, sound = tmp_path / "run", tmp_path / "sound"
     train(world.file(tmp_path / "sound.yaml", **trouble([])), sound)

@@ -393,7 +393,13 @@ def assert_it_ends_alike(run: Path, directory: Path) -> None:
     assert differences(directory, run) == []
 
 
-@pytest.mark.parametrize("step, event", [(1, 40), (4, 45)], ids=["its best", "its last"])
+@pytest.mark.parametrize(
+    "step, event",
+    [
+        pytest.param(1, 40, id="its best"),
+        pytest.param(4, 45, id="its last", marks=pytest.mark.slow),
+    ],
+)
 def test_a_death_while_a_step_is_kept_changes_nothing(run, tmp_path, step, event):
     assert died(run, tmp_path / "run", step, event)
     assert_it_ends_alike(run, tmp_path / "run")

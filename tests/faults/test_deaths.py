@@ -106,7 +106,7 @@ def killed_at_random(whole: Path, run: Path, kills: int, seed: int) -> list[int]
     return statuses
 
 
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_killed_at_random_instants(whole, tmp_path, seed):
     killed_at_random(whole, tmp_path / "run", kills=3, seed=seed)
 

@@ -103,7 +103,7 @@ def data_of(run):
     return (run / "data/train.jsonl").read_bytes()
 
 
-@pytest.mark.parametrize("cache", [None, False])
+@pytest.mark.parametrize("cache", [pytest.param(None, marks=pytest.mark.slow), False])
 def test_no_answered_request_is_sent_again(world, server, tmp_path, cache):
     """Requests from the 13th on are held, so all earlier ones were read by then; it is killed,
     and they are never answered."""

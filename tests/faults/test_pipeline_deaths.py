@@ -67,7 +67,10 @@ def dies_at_a_time(whole: Path, run: Path, share: float) -> int:
     return running.end().status
 
 
-@pytest.mark.parametrize("share, by_file", [(0.35, False), (0.6, True), (0.85, False)])
+@pytest.mark.parametrize(
+    "share, by_file",
+    [pytest.param(0.35, False, marks=pytest.mark.slow), (0.6, True), (0.85, False)],
+)
 def test_killed_in_the_middle(whole, tmp_path, share, by_file):
     dies_at_a_time(whole, tmp_path / "run", share)
     assert_it_ends_the_same(whole, tmp_path / "run", by_file)
