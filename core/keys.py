@@ -46,7 +46,8 @@ class Key:
     """SHA-256 of ``inputs`` as JSON."""
 
     inputs: Mapping[str, Any]
-    """The sections that count. In place of a path there is the hash of what is there, in place of
+    """The sections that count, without what is null, so that an option which is new and not given
+    changes nothing. In place of a path there is the hash of what is there, in place of
     ``stages.NAME`` that stage's key."""
 
     @classmethod
@@ -55,7 +56,7 @@ class Key:
 
         The paths must be absolute. Where the pipeline's own directory is, does not count.
         """
-        inputs = _inputs(file, registry, earlier)
+        inputs = _given(_inputs(file, registry, earlier))
         text = json.dumps(inputs, sort_keys=True)
         return cls(hashlib.sha256(text.encode()).hexdigest(), json.loads(text))
 
@@ -63,8 +64,9 @@ class Key:
     def stored(cls, stage: Path) -> Key | None:
         """What the directory of a stage has as its key; None where that is lost."""
         try:
-            return cls(**read_json(stage / STAGE))
-        except (DamagedFile, TypeError):
+            found = read_json(stage / STAGE)
+            return cls(found["key"], _given(found["inputs"]))
+        except (DamagedFile, KeyError, TypeError):
             return None
 
     def document(self) -> dict[str, Any]:
@@ -103,6 +105,15 @@ def refreshed(settled: RunFile, asked: RunFile, registry: Registry) -> RunFile:
         if len(place) == 1 or at(plain, place) is not None:
             put(plain, place, at(given, place))
     return checked(plain)
+
+
+def _given(plain: Any) -> Any:
+    """Plain sections without what is null; of a file, null is the hash of what is gone."""
+    if isinstance(plain, dict) and "sha256" in plain:
+        return plain
+    if isinstance(plain, dict):
+        return {key: _given(each) for key, each in plain.items() if each is not None}
+    return [_given(each) for each in plain] if isinstance(plain, list) else plain
 
 
 def _inputs(file: RunFile, registry: Registry, earlier: Mapping[str, Key]) -> Any:

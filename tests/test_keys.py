@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -206,6 +207,17 @@ def test_a_resolved_plan_has_the_same_keys(own, plugins):
     again = load(own.home / "resolved.yaml", (), plugins)
     stages = {str(stage.name): absolute(stage.run, plugins) for stage in again.stages}
     assert differing(before, keys_of(stages, plugins, own.home / "nothing")) == set()
+
+
+def test_an_option_that_is_null_is_one_that_is_not_there(own, plugins, tmp_path):
+    """A version that has learned an option keeps what one without it has made."""
+    key = keys(pipeline(own), own.home, plugins)["improve"]
+    inputs = json.loads(json.dumps(key.inputs))
+    inputs["data"] |= {"unheard_of": None, "columns": {**inputs["data"]["columns"], "x": None}}
+    (tmp_path / "stage").mkdir()
+    (tmp_path / "stage" / "stage.json").write_text(json.dumps({"key": "old", "inputs": inputs}))
+    assert key.fits(Key.stored(tmp_path / "stage"))
+    assert "null" not in json.dumps(key.inputs)
 
 
 def test_changes_are_told_with_both_values(own, plugins):
