@@ -226,6 +226,26 @@ def test_a_revision_that_is_the_draft_is_counted_and_makes_no_pair(tmp_path, opt
     assert {one["reason"] for s in steps for one in s.dropped} == {"no revision could be used"}
 
 
+class Returns(Repeats):
+    """Says one thing and another in turn, and says it of critiques too."""
+
+    calls = 0
+
+    def sample(self, prompts, uniform_NT, *, temperature):
+        text = ("It rains.", "Why so?", "It snows.", "Why then?", "It rains.")[self.calls % 5]
+        self.calls += 1
+        tokens = tuple(smollm()(f"{text}<|im_end|>").input_ids)
+        return [Completion(tuple(prompt), tokens, truncated=False) for prompt in prompts]
+
+
+def test_revisions_that_end_with_the_draft_make_no_pair(tmp_path, options):
+    given = setting(tmp_path, chatting(2), engine=Returns(Config()))
+    made = opened(CritiqueRevise, options(form="pairs", rounds=2), given).make(None, 0, 2)
+    assert [each["kept"] for chain in made.chains for each in chain["rounds"]] == [True] * 4
+    assert not made.rows and len(made.dropped) == 2
+    assert {one["reason"] for one in made.dropped} == {"the final answer is the draft"}
+
+
 def test_rows_are_read_as_demonstrations_and_as_pairs_and_hold_no_critique(tmp_path, options):
     given = setting(tmp_path, chatting(30))
     for form, kind in {"revisions": DEMONSTRATIONS, "pairs": PAIRS}.items():
@@ -299,10 +319,11 @@ def test_principles_follow_from_the_seed_and_the_prompts_place(tmp_path, options
     given = setting(tmp_path, chatting(12))
     made = opened(CritiqueRevise, options(rounds=3), given)
     principles = load_constitution(constitution)
-    for place, chain in enumerate(made.make(None, 0, 12).chains):
-        names = [each["principle"] for each in chain["rounds"]]
-        expected = [each.id for each in drawn(principles, 3, 3, "principle", 0, place)]
-        assert names == expected[: len(names)]
+    for epoch in (0, 1):
+        for place, chain in enumerate(made.make(None, epoch, 12).chains):
+            names = [each["principle"] for each in chain["rounds"]]
+            expected = [each.id for each in drawn(principles, 3, 3, "principle", epoch, place)]
+            assert names == expected[: len(names)]
 
 
 class Waiting(Exception):
@@ -467,7 +488,11 @@ def test_every_answer_is_scored_beside_the_others_of_its_prompt(tmp_path, option
     answers = sum(1 + sum(r["kept"] for r in c["rounds"]) for c in chains_of(steps))
     assert sum(len(step.samples) for step in steps) == answers
     assert {one["answer"] for step in steps for one in step.samples} >= {"draft", "revision 2"}
-    assert all("reward" in step.metrics and "reward_draft" in step.metrics for step in steps)
+    for step in steps:
+        scored = [chain for chain in step.chains if "dropped" not in chain]
+        for name, which in {"reward_draft": "draft", "reward": "final"}.items():
+            mean = sum(len(chain[which]) for chain in scored) / len(scored)
+            assert step.metrics[name] == pytest.approx(mean)
 
 
 def test_an_answer_that_no_reward_can_score_makes_a_row_all_the_same(tmp_path, options):

@@ -221,6 +221,25 @@ def test_rows_do_not_depend_on_how_many_are_made_at_a_time(tmp_path, specificati
     assert any(len(set(both)) == 2 for both in answers.values())  # another epoch, other answers
 
 
+class Drawn(Heard):
+    """Notes the first random number of each completion."""
+
+    def __init__(self, config) -> None:
+        super().__init__(config)
+        self.numbers = []
+
+    def sample(self, prompts, uniform_NT, *, temperature):
+        self.numbers += uniform_NT[:, 0].tolist()
+        return super().sample(prompts, uniform_NT, temperature=temperature)
+
+
+def test_no_two_thoughts_or_answers_share_a_random_stream(tmp_path, specification):
+    engine = Drawn(Config())
+    maker, _, _ = deliberating(tmp_path, turned(4), specification, engine=engine)
+    all_of(maker, rows=3, epochs=2)
+    assert len(engine.numbers) == len(set(engine.numbers)) == 2 * 4 * 4 * 2
+
+
 class Together(Processes):
     """One of two, each in a thread of its own."""
 

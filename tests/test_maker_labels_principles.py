@@ -42,6 +42,14 @@ def test_rows_that_say_nothing_of_their_responses_are_no_gold(tmp_path):
     assert {row["given_preference"] for row in rows} == {1.0}
 
 
+def test_where_a_reward_scores_both_alike_it_is_a_tie_of_gold(tmp_path):
+    rows = [{"prompt": f"Question {n}:", "responses": [" aa", " bb"]} for n in range(2)]
+    made, _, steps = made_by(tmp_path, Letters(Config()), Count, rows=rows)
+    counts = sum((Counter(step.counts) for step in steps), Counter())
+    assert counts["judge/gold/count/gold_ties"] == 2
+    assert "gold_agreement" not in figures(made, steps)
+
+
 class Asks(Count):
     """A reward that asks the judge, which would agree with itself."""
 
@@ -116,6 +124,17 @@ def test_the_label_is_the_mean_over_principles_by_their_weight(tmp_path):
     about = made.describe()
     assert about["constitution"] == "letters" and about["principles"] == ["a", "b", "z"]
     assert len(about["constitution_sha256"]) == 64
+
+
+def test_what_a_principle_says_is_held_against_the_winner_wherever_it_stands(tmp_path):
+    turned = [{**row, "responses": row["responses"][::-1]} for row in ABC[:3]]
+    file = constitution(tmp_path, a=3.0, b=1.0)
+    made, rows, steps = made_by(tmp_path, Letters(Config()), rows=turned, constitution=file)
+    assert {row["chosen"] for row in rows} == {" aab"}
+    said = figures(made, steps)["principles"]
+    assert said["a"]["p_of_label"] == pytest.approx(2 / 3, abs=1e-6)
+    assert said["b"]["p_of_label"] == pytest.approx(1 / 3, abs=1e-6)
+    assert [said[name]["with_label"]["value"] for name in "ab"] == [1, 0]
 
 
 def test_votes_that_balance_are_a_tie_in_either_order(tmp_path):
