@@ -111,8 +111,9 @@ class Labels(Maker[LabelsConfig]):
     {"id", "prompt", "a", "b"}. Labels are {"id", "winner": "a", "b" or "tie"}, and "annotator" if
     there are several; each makes a row. While labels are missing the run stops and says how many.
 
-    A response's place in ``best_worst`` is its reward; by judge and by file it is the sum of
-    P(better) over its row's pairs, all of which are compared. Ties make no row, and are counted.
+    A response's place in ``best_worst`` is its reward or its rating; where pairs are compared it
+    is the mean of P(better) over those of its row that were labelled. Ties make no row, and are
+    counted.
     ``given_preference`` is P(chosen is better) by what the rows said of it before, where they did.
     """
 
