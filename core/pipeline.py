@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from trimtab.core.bases import Bases
+from trimtab.core.build import judge_of
 from trimtab.core.config import RunFile
 from trimtab.core.cost import Meter
 from trimtab.core.environment import environment
@@ -117,6 +118,9 @@ class Pipeline:
                 self.keys = keep(home.path, files, self.registry, say)
             self.processes.wait()
             kept = [str(stage.name) for stage in plan.stages if self._is_finished(stage)]
+            for stage in plan.stages:
+                if stage.name not in kept:
+                    judge_of(stage.run, self.registry)  # tells now what is wrong with its files
             if main:
                 self.registry.hook.pipeline_started(home=home.path, plan=plan, kept=kept)
             try:

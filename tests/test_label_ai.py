@@ -62,6 +62,16 @@ def plan_of(path, *overrides):
     return label_plan(path, overrides, Plugins(installed=False))[1]
 
 
+def test_a_broken_template_is_told_before_anything_is_sampled(world, tmp_path):
+    template = tmp_path / "words.yaml"
+    template.write_text("- no prompts\n")
+    judge = {"name": "local", "template": str(template)}
+    file = write(tmp_path / "run.yaml", whole(world, judge=judge, objective=RLAIF))
+    with pytest.raises(UserError, match=r"words\.yaml"):
+        label_ai(file, tmp_path / "run")
+    assert not (tmp_path / "run" / "stages").exists()
+
+
 def test_of_a_recipe_the_stages_up_to_the_labels(world, tmp_path):
     path = write(tmp_path / "run.yaml", whole(world, objective=RLAIF))
     assert [stage.name for stage in plan_of(path).stages] == ["candidates", "labels"]
