@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 from annotated_types import Ge
 from pydantic import field_validator
@@ -14,6 +15,9 @@ from trimtab.core.options import Config, Incidental, PositiveFloat, PositiveInt
 from trimtab.plugins.judges.chat import ChatConfig
 
 OFFICIAL = "https://api.openai.com/v1"
+
+SECRET = re.compile(r"(api[-_]?key|authorization|access[-_]?token|secret|password)", re.IGNORECASE)
+"""In names of what may not stand in a run file, which every run directory keeps."""
 
 
 class Budget(Config):
@@ -78,6 +82,13 @@ class OpenAIConfig(ChatConfig):
                 "has a name or a password in it, which every run directory would keep: leave it "
                 "out, and name the environment variable that holds the key in api_key_env"
             )
+        _check_holds_no_key(name for name, _ in parse_qsl(parts.query, keep_blank_values=True))
+        return value
+
+    @field_validator("extra")
+    @classmethod
+    def _holds_no_key(cls, value: dict[str, Any]) -> dict[str, Any]:
+        _check_holds_no_key(value)
         return value
 
     @field_validator("api_key_env")
@@ -93,3 +104,12 @@ class OpenAIConfig(ChatConfig):
         if value and not Path(value).expanduser().is_absolute():
             raise ValueError("wants an absolute path, or one from ~")
         return value
+
+
+def _check_holds_no_key(names: Iterable[str]) -> None:
+    for name in names:
+        if SECRET.search(name):
+            raise ValueError(
+                f"has {name!r} in it, which every run directory would keep: leave it out, and "
+                "name the environment variable that holds the key in api_key_env"
+            )

@@ -44,6 +44,8 @@ def test_an_endpoint_elsewhere_wants_a_key(opened, monkeypatch):
     [
         ({"base_url": "http://me:secret@localhost/v1"}, "a name or a password in it"),
         ({"base_url": "localhost:80"}, "begins with http:// or https://"),
+        ({"base_url": "http://localhost/v1?api-key=1"}, "has 'api-key' in it"),
+        ({"extra": {"Authorization": "Bearer 1"}}, "has 'Authorization' in it"),
         ({"api_key_env": "sk-secret"}, "the name of an environment variable"),
         ({"cache": "answers"}, "wants an absolute path"),
     ],
