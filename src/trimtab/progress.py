@@ -80,7 +80,8 @@ class Display:
         self.overview.go_on()
         stages = self.overview.stages
         names = ", ".join(f"{s.name} (kept)" if s.state == "kept" else s.name for s in stages)
-        self._print(f"{len(stages)} stages in {home}: {names}")
+        what = "1 stage" if len(stages) == 1 else f"{len(stages)} stages"
+        self._print(f"{what} in {home}: {names}")
         self._open()
 
     @hookimpl
@@ -172,7 +173,8 @@ class Display:
             stage.said, self.said = "   ".join([f"in {taken}", *what]), ""
             self.overview.go_on()
             if not self.console.is_terminal:
-                self._print(f"{self.overview.place(stage)} {run.name} finished in {taken}")
+                place = self.overview.place(stage)
+                self._print(f"{place} {run.name} finished in {taken}".strip())
         self._refresh()
         if not self.staged:
             self._close()
