@@ -139,12 +139,20 @@ def trained(world: World, home: Path, objective: str = "grpo", **changes: Any) -
     )
 
 
+@pytest.fixture(scope="module")
+def whole(world, tmp_path_factory):
+    """Trained with GRPO, without a pause."""
+    home = tmp_path_factory.mktemp("judged")
+    assert go(world.file(home / "run.yaml", **settings(world)), home / "run")
+    return home / "run"
+
+
 @pytest.mark.parametrize(
     "objective",
     ["grpo", *(pytest.param(name, marks=pytest.mark.slow) for name in ("ppo", "rloo"))],
 )
-def test_a_run_logs_what_the_judge_said_and_cost(world, tmp_path, objective):
-    run = trained(world, tmp_path, objective)
+def test_a_run_logs_what_the_judge_said_and_cost(world, whole, tmp_path, objective):
+    run = whole if objective == "grpo" else trained(world, tmp_path, objective)
     metrics, samples = lines(run / "metrics.jsonl"), lines(run / "samples.jsonl")
     for record in metrics:
         made = [s for s in samples if s["step"] == record["step"] and not s["held_out"]]
@@ -170,8 +178,8 @@ def test_compared_within_groups_the_orders_are_measured_and_evaluations_go_on(wo
         assert found["unscored"]["value"] == 1 and found["judge/requests"]["value"] == 0
 
 
-def test_a_run_of_which_the_judge_was_down_goes_on_to_the_same_end(world, tmp_path):
-    judge = {"name": "toys.opinions", "sharp": True, "down_after": 6, "up": str(tmp_path / "up")}
+def test_a_run_of_which_the_judge_was_down_goes_on_to_the_same_end(world, whole, tmp_path):
+    judge = {"name": "toys.opinions", "down_after": 6, "up": str(tmp_path / "up")}
     with pytest.raises(RunError, match="the judge cannot be reached"):
         trained(world, tmp_path, judge=judge)
     run = tmp_path / "run"
@@ -179,8 +187,6 @@ def test_a_run_of_which_the_judge_was_down_goes_on_to_the_same_end(world, tmp_pa
     assert state["state"] == "failed" and "cannot be reached" in state["error"]
     (tmp_path / "up").touch()
     resume(run)
-    (tmp_path / "whole").mkdir()
-    whole = trained(world, tmp_path / "whole", judge=judge)
     assert [untimed(one) for one in lines(run / "metrics.jsonl")] == [
         untimed(one) for one in lines(whole / "metrics.jsonl")
     ]
@@ -190,12 +196,11 @@ def test_a_run_of_which_the_judge_was_down_goes_on_to_the_same_end(world, tmp_pa
 
 
 @pytest.mark.parametrize("look", [3, pytest.param(6, marks=pytest.mark.slow)])
-def test_it_is_resumed_to_the_same_bits_between_updates(world, tmp_path, look):
-    file = world.file(tmp_path / "run.yaml", **settings(world))
-    assert go(file, tmp_path / "whole")
+def test_it_is_resumed_to_the_same_bits_between_updates(whole, tmp_path, look):
+    file = whole.parent / "run.yaml"
     assert not go(file, tmp_path / "run", look)
     assert go(file, tmp_path / "run")
-    assert differences(tmp_path / "run", tmp_path / "whole") == []
+    assert differences(tmp_path / "run", whole) == []
 
 
 @pytest.mark.slow
