@@ -65,9 +65,12 @@ class Watching:
         """After each evaluation, which is in the logs."""
         look = self.watch.see(evaluation, answers)
         if self.watch.best is None:
+            why = next(
+                (f". Of one it said: {each['why']}" for each in answers if "why" in each), ""
+            )
             raise UserError(
                 f"watch: no held-out answer could be scored by {self.section.reward} at step "
-                f"{look.step}: give data.eval, or see to that reward"
+                f"{look.step}: give data.eval, or see to that reward{why}"
             )
         if look.step == self.watch.best.step:
             save(self.run, self.parts, self.cache, look.step, best=True)
