@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 from functools import partial
+from pathlib import Path
 
 import deaths
 import judging_toys
@@ -328,10 +330,11 @@ def test_through_rlaif_and_through_its_optimizer_the_same_labels_give_the_same_w
 
 def test_a_stranger_s_objective_learns_from_the_same_labels(finished, world, tmp_path):
     """And what is not its own is kept: the completions, and their labels."""
-    home = tmp_path / "run"
+    home = Path(shutil.copytree(finished, tmp_path / "run"))
     chosen = {"name": "example.simpo", "beta": 1.5}
     whole = settings(world, objective={"name": "rlaif", "n": 3, "optimizer": chosen})
     trained(tmp_path / "run.yaml", whole, home)
+    assert {each.name.partition("-")[0] for each in home.glob("replaced/*")} == {"policy"}
     for stage in ("candidates", "labels"):
         made = [run / f"stages/{stage}/data/train.jsonl" for run in (finished, home)]
         assert sha256_of(made[0]) == sha256_of(made[1])
