@@ -17,10 +17,9 @@ from trimtab.plugins.judges.account import counts_of, figures_of
 from trimtab.plugins.makers.columns import told
 
 ABSTAINED = "the judge abstained"
-ALONE = (
-    "the judge compares completions of one prompt with each other, and this one is alone: set "
-    "rollout.group to 2 or more, or judge.mode to score"
-)
+COMPARED = "the judge compares completions of one prompt with each other, and this one is alone"
+ALONE = f"{COMPARED}: set rollout.group to 2 or more, or judge.mode to score"
+HELD_OUT = f"{COMPARED}, as each held-out answer is: judge.mode: score rates it"
 
 
 class JudgeConfig(Config):
@@ -120,7 +119,7 @@ def _rating(verdict: Verdict) -> Score:
 def _against_each_other(count: int, verdicts: Sequence[Verdict]) -> list[Score]:
     """Of one group, given the verdicts on its pairs."""
     if count == 1:
-        return [Score(None, why=ALONE)]
+        return [Score(None, why=HELD_OUT)]
     values: list[list[float]] = [[] for _ in range(count)]
     whys: list[str] = [ABSTAINED] * count
     said: list[list[dict[str, Any]]] = [[] for _ in range(count)]
