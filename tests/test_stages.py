@@ -82,7 +82,10 @@ def test_the_start_is_the_reference(whole):
     assert abs(taught - plain) > 0.1
 
 
-@pytest.mark.parametrize("interrupt, status", [("1:SIGTERM", 143), ("1:SIGKILL", -9)])
+@pytest.mark.parametrize(
+    "interrupt, status",
+    [pytest.param("1:SIGTERM", 143, marks=pytest.mark.slow), ("1:SIGKILL", -9)],
+)
 def test_a_stop_in_the_first_stage(file, whole, tmp_path, interrupt, status):
     run = train(file, tmp_path / "run", status=status, interrupt=interrupt)
     assert not (run / "stages/prefer").exists()
