@@ -101,7 +101,7 @@ def test_a_judge_and_data_are_enough(bare):
 @pytest.mark.parametrize(
     "changes, error, said",
     [
-        ({"judge": None}, RunFileError, "objective: this is required, unless source names what"),
+        ({"judge": None}, UserError, "does not say who labels: give judge: {name: local}"),
         ({"objective": {"name": "dpo"}}, UserError, "makes a data set of what a judge says: name"),
         ({"source": {"name": "candidates"}}, UserError, "makes a data set of what a judge says"),
         ({"judge": {"name": "toys.vovels"}}, RunFileError, "Did you mean 'toys.vowels'?"),

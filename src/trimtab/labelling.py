@@ -118,11 +118,12 @@ def _added(file: Path, overrides: Iterable[str]) -> list[str]:
         return []  # told with the other faults
     for each in overrides:
         root = override(root, each, faults)
-    if faults or not _given(root, "judge"):
-        return []
     source = root.child("source") or root
-    if any(_given(root, name) for name in ("objective", STAGES)) or _given(source, "name"):
+    told = any(_given(root, name) for name in ("objective", STAGES)) or _given(source, "name")
+    if faults or told or not isinstance(root.value, dict):
         return []
+    if not _given(root, "judge"):
+        raise UserError(f"{file} does not say who labels: give judge: {{name: local}}, say")
     return [f"source.{key}={value}" for key, value in SOURCE.items() if not _given(source, key)]
 
 
