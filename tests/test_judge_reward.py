@@ -71,7 +71,7 @@ def test_what_was_said_of_two_stands_beside_the_first_of_them():
 
 def test_one_completion_is_compared_with_nothing():
     ((score,),) = opened(mode="compare").score([Group("P:", ["abc"])])
-    assert score.value is None and "judge.mode to score" in score.why
+    assert score.value is None and "judge.mode: score rates it" in score.why
 
 
 def test_its_counts_are_those_since_the_last_call_and_its_figures_follow():
