@@ -84,7 +84,8 @@ class Renderer:
         return (text if self._chat else _NEXT.split(text, maxsplit=1)[0]).strip()
 
     def _example(self, asked: Asked) -> Example:
-        assert asked.row.example is not None
+        example = asked.row.example
+        assert example is not None
         written = self._encoder.written
         exchanges = [
             each if each.reply is None else replace(each, reply=written(each.reply))
@@ -93,7 +94,7 @@ class Renderer:
         asked = replace(asked, answer=written(asked.answer), exchanges=exchanges)
         if not self._chat:
             return Example(asked.text(), ())
-        return Example(asked.turns(), (), template=asked.row.example.template)
+        return Example(asked.turns(), (), template=example.template)
 
 
 def _turn(role: str, content: str) -> Mapping[str, Any]:
