@@ -122,6 +122,11 @@ class Rewards:
         return totals
 
     @property
+    def counting(self) -> bool:
+        """Does one of them have a weight? Otherwise all are watched, and the sum says nothing."""
+        return any(member.section.weight for member in self.members)
+
+    @property
     def judges(self) -> bool:
         """Does one of them ask the run's judge?"""
         return any(member.reward.judges for member in self.members)

@@ -495,6 +495,22 @@ def test_every_answer_is_scored_beside_the_others_of_its_prompt(tmp_path, option
             assert step.metrics[name] == pytest.approx(mean)
 
 
+def test_rewards_that_are_only_watched_are_told_each_by_itself(tmp_path, options):
+    """Their sum is 0 whatever they say."""
+    made = opened(CritiqueRevise, options(), setting(tmp_path, chatting(12), Count, weights=[0.0]))
+    _, steps = all_of(made)
+    chains = [chain for chain in chains_of(steps) if "dropped" not in chain]
+    for chain in chains:
+        assert "final_reward" not in chain and "reward" not in chain["rounds"][0]
+        assert chain["draft_parts"] == {Count.name: len(chain["draft"])}
+        assert chain["final_parts"] == {Count.name: len(chain["final"])}
+    told = made.effects(chains_of(steps))["answers"]
+    changed = [chain for chain in chains if chain["draft"].strip() != chain["final"].strip()]
+    gains = [len(chain["final"]) - len(chain["draft"]) for chain in changed]
+    assert told[f"reward/{Count.name}"]["value"] == pytest.approx(sum(gains) / len(gains))
+    assert told[f"reward/{Count.name}"]["n"] == len(gains) and "reward" not in told
+
+
 def test_an_answer_that_no_reward_can_score_makes_a_row_all_the_same(tmp_path, options):
     given = setting(tmp_path, chatting(20), Half)
     rows, steps = all_of(opened(CritiqueRevise, options(), given))

@@ -22,10 +22,10 @@ class Round:
     why: str | None = None
     """Why the answer stays as it was; None where the revision took its place."""
 
-    reward: float | None = None
+    score: Score | None = None
     """Of the answer after it."""
 
-    def as_json(self, rewarded: bool) -> dict[str, Any]:
+    def as_json(self, counting: bool) -> dict[str, Any]:
         """For ``constitution.jsonl``."""
         return {
             "principle": self.principle,
@@ -33,7 +33,7 @@ class Round:
             "revision": self.revision,
             "kept": self.why is None,
             "why": self.why,
-            **({"reward": self.reward} if rewarded else {}),
+            **_scored("", self.score, counting),
         }
 
 
@@ -85,19 +85,25 @@ class Chain:
         self.scores, now = scores, 0
         for each in self.rounds:
             now += each.why is None
-            each.reward = scores[now].value
+            each.score = scores[now]
 
-    def as_json(self, rewarded: bool) -> Mapping[str, Any]:
-        """For ``constitution.jsonl``."""
+    def as_json(self, counting: bool) -> Mapping[str, Any]:
+        """For ``constitution.jsonl``. ``counting`` says that the sum of the rewards is one."""
         assert self.row.asked is not None
         found: dict[str, Any] = {
             "row": self.row.row,
             "prompt": told(self.row.asked),
             "draft": self.answers[0],
-            "rounds": [each.as_json(rewarded) for each in self.rounds],
+            "rounds": [each.as_json(counting) for each in self.rounds],
             "final": self.final,
         }
-        if rewarded:
-            values = [score.value for score in self.scores] or [None]
-            found |= {"draft_reward": values[0], "final_reward": values[-1]}
+        draft, *_, final = (*self.scores[:1], *self.scores) or (None, None)
+        found |= {**_scored("draft_", draft, counting), **_scored("final_", final, counting)}
         return {**found, "dropped": self.lost} if self.lost else found
+
+
+def _scored(before: str, score: Score | None, counting: bool) -> dict[str, Any]:
+    """What the rewards say of an answer: ``reward``, their sum, and ``parts``, each by itself."""
+    total = {f"{before}reward": None if score is None else score.value} if counting else {}
+    parts = {f"{before}parts": dict(score.parts)} if score is not None else {}
+    return {**total, **parts}

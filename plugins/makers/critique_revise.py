@@ -119,14 +119,14 @@ class CritiqueRevise(Maker[CritiqueReviseConfig]):
         notes, figures = self._score(usable)
         for chain in usable:
             chain.lost = self._why_no_row(chain)
-        rewarded = self.setting.rewards is not None
+        counting = self.setting.rewards is not None and self.setting.rewards.counting
         judged = put_under(JUDGE, +found.judged)
         costs = {name: float(number) for name, number in judged.items()}
         return Made(
             rows=[self._row(chain) for chain in usable if chain.lost is None],
             metrics={**_metrics(found.chains), **figures, **costs, "tokens": float(found.tokens)},
             samples=list(self._samples(portion, found.chains)),
-            chains=[chain.as_json(rewarded) for chain in found.chains],
+            chains=[chain.as_json(counting) for chain in found.chains],
             notes=notes,
             read=len(found.chains),
             dropped=[

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from difflib import SequenceMatcher
 from typing import Any
 
@@ -19,8 +19,8 @@ class Change:
 
     before: str
     after: str
-    reward: float | None = None
-    """Of the answer after, less that of the one before; None where either has none."""
+    rewards: Mapping[str, float] = field(default_factory=dict)
+    """Those of the answer after, less those of the one before, by name, where both have one."""
 
     @property
     def changed(self) -> bool:
@@ -34,22 +34,23 @@ def effects(chains: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     Of a principle: ``drawn``, the rounds it was drawn for; ``changed``, the share of them after
     which the answer is another. Of those: ``words``, the mean change of the answer's length in
     words; ``similarity``, the mean of 2 M / T with M the words that difflib matches and T the
-    words of both; ``reward``, the mean change of the reward with its 95% interval (bootstrap).
+    words of both; ``reward`` and ``reward/PART``, the mean change of each reward with its 95%
+    interval (bootstrap).
 
     ``answers`` has the same of the final answer against the draft, over all that had a round.
     """
     by_principle: dict[str, list[Change]] = {}
     answers = []
     for chain in chains:
-        now, reward = chain["draft"], chain.get("draft_reward")
+        now, rewards = chain["draft"], _rewards(chain, "draft_")
         for each in chain["rounds"]:
             after = each["revision"] if each["kept"] else now
-            then = each.get("reward")
-            change = Change(now, after, _difference(then, reward))
+            then = _rewards(each)
+            change = Change(now, after, _differences(then, rewards))
             by_principle.setdefault(each["principle"], []).append(change)
-            now, reward = after, then
+            now, rewards = after, then
         if chain["rounds"]:
-            gained = _difference(chain.get("final_reward"), chain.get("draft_reward"))
+            gained = _differences(_rewards(chain, "final_"), _rewards(chain, "draft_"))
             answers.append(Change(chain["draft"], chain["final"], gained))
     return {
         "principles": {
@@ -70,10 +71,20 @@ def _summary(changes: Sequence[Change]) -> dict[str, Any]:
     found["similarity"] = mean(
         [SequenceMatcher(None, before, after, autojunk=False).ratio() for before, after in both]
     )
-    gained = torch.tensor([each.reward for each in changed if each.reward is not None])
-    gain = measure(rows(gained)) if len(gained) else None
-    return {**found, "reward": asdict(gain)} if gain else found
+    for name in dict.fromkeys(name for each in changed for name in each.rewards):
+        gained = [each.rewards[name] for each in changed if name in each.rewards]
+        gain = measure(rows(torch.tensor(gained)))
+        if gain is not None:
+            found[name] = asdict(gain)
+    return found
 
 
-def _difference(after: float | None, before: float | None) -> float | None:
-    return None if after is None or before is None else after - before
+def _rewards(record: Mapping[str, Any], before: str = "") -> dict[str, float]:
+    """What the rewards said of an answer, as a record has it, by the names of the log."""
+    parts = (record.get(f"{before}parts") or {}).items()
+    found = {"reward": record.get(f"{before}reward")} | {f"reward/{n}": v for n, v in parts}
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _differences(after: Mapping[str, float], before: Mapping[str, float]) -> dict[str, float]:
+    return {name: after[name] - before[name] for name in after if name in before}

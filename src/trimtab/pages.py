@@ -24,7 +24,8 @@ SAMPLE = ("prompt", "completion", "reward", "parts", "why", "said", "length", "t
 """Keys of a sample that are shown in their own way; what else it has follows."""
 
 JUDGEMENT = ("prompt", "a", "b", "first", "orders", "said", "why", "principle", "weight")
-CHAIN = ("prompt", "draft", "rounds", "final", "draft_reward", "final_reward")
+SCORED = ("draft_reward", "final_reward", "draft_parts", "final_parts")
+CHAIN = ("prompt", "draft", "rounds", "final", *SCORED)
 
 
 class Line(NamedTuple):
@@ -91,16 +92,15 @@ def visible(text: str) -> str:
 
 
 def _chain(record: Record, colours: bool) -> Iterator[Line]:
-    rewards = {name: record.get(f"{name}_reward") for name in ("draft", "final")}
     yield Line("prompt", words(record.get("prompt")))
-    yield Line(_with("draft", rewards["draft"]), words(record["draft"]))
+    yield Line(_with("draft", record, "draft_"), words(record["draft"]))
     text = record["draft"]
     for number, one in enumerate(_mappings(record.get("rounds")), 1):
         yield Line(f"{number}. principle", words(one.get("principle")))
         yield Line("critique", words(one.get("critique")), deep=True)
         revision, kept = one.get("revision"), one.get("kept", True)
         if revision is not None:
-            label = _with("revision", one.get("reward")) if kept else "revision, left out"
+            label = _with("revision", one) if kept else "revision, left out"
             yield Line(label, _changed(text, revision, colours), deep=True)
         if one.get("why"):
             yield Line("why", words(one["why"]), deep=True)
@@ -109,7 +109,7 @@ def _chain(record: Record, colours: bool) -> Iterator[Line]:
     final = record.get("final")
     same = "the draft" if final == record["draft"] else "the last revision"
     shown = words(f"as {same}") if final == text else words(final)
-    yield Line(_with("final", rewards["final"]), shown)
+    yield Line(_with("final", record, "final_"), shown)
 
 
 def _changed(before: Any, after: Any, colours: bool) -> Text:
@@ -161,9 +161,7 @@ def _sample(record: Record, colours: bool) -> Iterator[Line]:
 
 def _reward(record: Record) -> str:
     """The total and its parts, or why there is none."""
-    parts = record.get("parts")
-    items = parts.items() if isinstance(parts, Mapping) else ()
-    each = ", ".join(f"{name} {_number(value)}" for name, value in items)
+    each = _parts(record)
     why = f": {record['why']}" if record.get("why") else ""
     return _number(record["reward"]) + (f" ({each})" if each else "") + why
 
@@ -187,8 +185,18 @@ def _heading(record: Record) -> str:
     return visible(", ".join([*parts, *(["held out"] if record.get("held_out") else [])]))
 
 
-def _with(label: str, reward: Any) -> str:
-    return label if reward is None else f"{label}, reward {_number(reward)}"
+def _parts(record: Record, before: str = "") -> str:
+    parts = record.get(f"{before}parts")
+    items = parts.items() if isinstance(parts, Mapping) else ()
+    return ", ".join(f"{name} {_number(value)}" for name, value in items)
+
+
+def _with(label: str, record: Record, before: str = "") -> str:
+    """The label with the reward where there is one, else with its parts."""
+    reward, parts = record.get(f"{before}reward"), _parts(record, before)
+    if reward is None:
+        return f"{label}, {parts}" if parts else label
+    return f"{label}, reward {_number(reward)}"
 
 
 def _mappings(value: Any) -> list[Mapping[str, Any]]:
