@@ -573,3 +573,17 @@ def test_effects_are_told_by_principle_and_over_all_rounds():
     }
     without = effects([{"draft": "a", "rounds": [{**round_of("x", "b", None)}], "final": "b"}])
     assert "reward" not in without["principles"]["x"] and "reward" not in without["answers"]
+
+
+def test_where_most_revisions_cannot_be_used_the_user_is_told(tmp_path, options):
+    given = setting(tmp_path, chatting(12))
+    short = replace(given, rollout=given.rollout.model_copy(update={"max_new_tokens": 1}))
+    made = opened(CritiqueRevise, options(critique=False), short).make(None, 0, 12)
+    left = [each["why"] for chain in made.chains for each in chain["rounds"]]
+    cut = left.count("the revision is truncated")
+    assert cut > len(left) / 2
+    without = len(left) - left.count(None)
+    assert made.notes == [
+        f"{without} of {len(left)} revisions left the answer as it was, {cut} of them for this: "
+        "the revision is truncated: raise rollout.max_new_tokens"
+    ]

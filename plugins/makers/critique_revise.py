@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal, Self
 
 from annotated_types import Gt
@@ -23,7 +23,7 @@ from trimtab.plugins.makers.columns import answer, row_of
 from trimtab.plugins.makers.effects import effects
 from trimtab.plugins.makers.judged import JUDGE, judge_figures, put_under, under
 from trimtab.plugins.makers.pool import Pool, Portion
-from trimtab.plugins.makers.revising import Reviser, Way
+from trimtab.plugins.makers.revising import TRUNCATED, Reviser, Way
 from trimtab.plugins.sources.answering import context_of
 from trimtab.plugins.sources.sampled import mean, means, record, rewards_of
 
@@ -127,7 +127,7 @@ class CritiqueRevise(Maker[CritiqueReviseConfig]):
             metrics={**_metrics(found.chains), **figures, **costs, "tokens": float(found.tokens)},
             samples=list(self._samples(portion, found.chains)),
             chains=[chain.as_json(counting) for chain in found.chains],
-            notes=notes,
+            notes=[*notes, *_left_out(found.chains)],
             read=len(found.chains),
             dropped=[
                 {"row": chain.row.row, "reason": chain.lost}
@@ -206,6 +206,19 @@ def _counts(chains: Sequence[Chain]) -> Counter[str]:
     counts["unchanged"] = sum(not chain.changed for chain in used)
     counts["truncated drafts"] = sum(chain.draft.truncated for chain in chains)
     return counts
+
+
+def _left_out(chains: Sequence[Chain]) -> Iterator[str]:
+    """Where most revisions of a step cannot be used, so that the drafts are what is learned."""
+    whys = [each.why for chain in chains for each in chain.rounds]
+    left = Counter(why for why in whys if why is not None)
+    if 2 * left.total() > len(whys):
+        why, count = left.most_common(1)[0]
+        more = ": raise rollout.max_new_tokens" if why == TRUNCATED else ""
+        yield (
+            f"{left.total()} of {len(whys)} revisions left the answer as it was, {count} of them "
+            f"for this: {why}{more}"
+        )
 
 
 def _metrics(chains: Sequence[Chain]) -> dict[str, float]:
