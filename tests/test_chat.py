@@ -199,9 +199,9 @@ def test_what_is_no_command_is_explained(chat, line, near):
 
 def test_a_conversation_that_is_too_long_is_refused_and_not_remembered(chat):
     with pytest.raises(
-        UserError, match=r"an answer of 6 .* more than the 256 that start can read"
+        UserError, match=r"an answer of 6 .* more than the 4096 that start can read"
     ):
-        chat.say("long " * 300)
+        chat.say("long " * 5000)
     assert chat.talks == [[], []] and chat.turn == 0
 
 
