@@ -212,6 +212,7 @@ def test_the_real_beginnings_are_in_one_part_each(tmp_path, monkeypatch, capsys)
 def test_prompts_may_be_those_with_profane_words(monkeypatch):
     pytest.importorskip("profanity_check")
     monkeypatch.syspath_prepend(EXAMPLES)
+    monkeypatch.delitem(sys.modules, "rewards_profanity", raising=False)  # as examples ran with
     made = list(toxic.rows({"insult": b"The garden was quiet\nThis is shit, you idiot"}))
     assert [row["beginning"] for row in toxic.profane(made)] == ["This is shit, you idiot"]
 
