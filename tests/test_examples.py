@@ -183,6 +183,7 @@ def make_data(folder: Path) -> None:
     examples read beside them."""
     (folder / "examples").mkdir()
     shutil.copy(EXAMPLES[0].parent / "specification.md", folder / "examples")
+    shutil.copytree(EXAMPLES[0].parent / "judges", folder / "examples/judges")
     words = "from rewarding import short as clean\n"
     (folder / "examples/rewards_profanity.py").write_text(words)
     for name, row in (("sums", question), ("harm/pairs", preferred), ("toxic", begun)):
