@@ -122,6 +122,12 @@ class Judge(ABC, Generic[C]):
     def __init__(self, config: C) -> None:
         self.config = config
 
+    def check(self) -> None:
+        """Raise ``UserError`` for what is known to be missing before a run begins, such as a key.
+
+        Nothing is loaded, and nobody is asked: ``open`` may come hours later.
+        """
+
     def open(self, setting: JudgeSetting) -> None:
         """Prepare to serve a run. Raises ``UserError`` when it cannot."""
         self.setting = setting

@@ -128,7 +128,7 @@ def _inputs(file: RunFile, registry: Registry, earlier: Mapping[str, Key]) -> An
     for place in incidental(file, registry):
         if _stands(inputs, place):
             del at(inputs, place[:-1])[place[-1]]
-    if not _judged(file, registry):
+    if not judged(file, registry):
         inputs["judge"] = None
     for place, mark in marked(file, registry):
         value = at(inputs, place)
@@ -144,7 +144,7 @@ def _stands(plain: Any, place: Place) -> bool:
     return isinstance(section, dict) and place[-1] in section
 
 
-def _judged(file: RunFile, registry: Registry) -> bool:
+def judged(file: RunFile, registry: Registry) -> bool:
     """Does any part of this stage ask the judge?"""
     sources = [file.source, *(stream.source for stream in file.streams.values())]
     return any(

@@ -16,7 +16,7 @@ from trimtab.core.environment import environment
 from trimtab.core.errors import RunError, UserError
 from trimtab.core.finish import has_result
 from trimtab.core.kept import keep
-from trimtab.core.keys import Key, refreshed
+from trimtab.core.keys import Key, judged, refreshed
 from trimtab.core.paths import absolute, handed_over
 from trimtab.core.processes import Processes
 from trimtab.core.registry import Registry
@@ -118,9 +118,7 @@ class Pipeline:
                 self.keys = keep(home.path, files, self.registry, say)
             self.processes.wait()
             kept = [str(stage.name) for stage in plan.stages if self._is_finished(stage)]
-            for stage in plan.stages:
-                if stage.name not in kept:
-                    judge_of(stage.run, self.registry)  # tells now what is wrong with its files
+            self._check_judges([stage for stage in plan.stages if stage.name not in kept])
             if main:
                 self.registry.hook.pipeline_started(home=home.path, plan=plan, kept=kept)
             try:
@@ -129,6 +127,12 @@ class Pipeline:
                 if main:
                     self._summarize(plan, kept)
         return home.path
+
+    def _check_judges(self, stages: Sequence[Stage]) -> None:
+        """Tell now what the judges of these stages lack, and not when it is their turn."""
+        for stage in stages:
+            if judged(stage.run, self.registry) and (judge := judge_of(stage.run, self.registry)):
+                judge.check()
 
     def _stages(self, plan: Plan) -> None:
         """One after the other. ``run.json`` of the whole counts the steps of all."""

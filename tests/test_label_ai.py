@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import judging_toys
@@ -62,12 +63,24 @@ def plan_of(path, *overrides):
     return label_plan(path, overrides, Plugins(installed=False))[1]
 
 
-def test_a_broken_template_is_told_before_anything_is_sampled(world, tmp_path):
-    template = tmp_path / "words.yaml"
-    template.write_text("- no prompts\n")
-    judge = {"name": "local", "template": str(template)}
+@pytest.mark.parametrize(
+    ("judge", "said"),
+    [
+        ({"name": "local", "template": "words.yaml"}, "words.yaml:1: "),
+        ({"name": "local", "model": "./no-model"}, "the model './no-model' is no folder"),
+        (
+            {"name": "openai", "model": "m", "api_key_env": "NO_SUCH_KEY"},
+            "the environment variable NO_SUCH_KEY is not set",
+        ),
+    ],
+)
+def test_what_a_judge_lacks_is_told_before_anything_is_sampled(
+    world, tmp_path, monkeypatch, judge, said
+):
+    monkeypatch.chdir(tmp_path)
+    Path("words.yaml").write_text("- no prompts\n")
     file = write(tmp_path / "run.yaml", whole(world, judge=judge, objective=RLAIF))
-    with pytest.raises(UserError, match=r"words\.yaml"):
+    with pytest.raises(UserError, match=re.escape(said)):
         label_ai(file, tmp_path / "run")
     assert not (tmp_path / "run" / "stages").exists()
 

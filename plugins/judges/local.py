@@ -18,7 +18,14 @@ from trimtab.core.hookspecs import hookimpl
 from trimtab.core.judge import JudgeSetting
 from trimtab.core.lm import LanguageModel
 from trimtab.core.memory import within_memory
-from trimtab.core.model import compute_dtype, device, load_base, load_tokenizer, micro_tokens
+from trimtab.core.model import (
+    compute_dtype,
+    device,
+    load_base,
+    load_tokenizer,
+    locate,
+    micro_tokens,
+)
 from trimtab.core.options import LocalPath, PositiveInt
 from trimtab.core.policy import BASE
 from trimtab.core.roles import Roles
@@ -91,6 +98,10 @@ class LocalJudge(ChatJudge[LocalConfig]):
         super().__init__(config)
         self.shares_base = config.model is None
         self._counts: Counter[str] = Counter()
+
+    def check(self) -> None:
+        if self.config.model is not None:
+            locate(self.config.model)
 
     def open(self, setting: JudgeSetting) -> None:
         super().open(setting)

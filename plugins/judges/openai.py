@@ -44,12 +44,14 @@ class OpenAIJudge(ChatJudge[OpenAIConfig]):
     name = "openai"
     options = OpenAIConfig
 
+    def check(self) -> None:
+        self._reached()
+
     def open(self, setting: JudgeSetting) -> None:
         super().open(setting)
         config = self.config
-        base_url = (config.base_url or OFFICIAL).rstrip("/")
-        self._address = Address(base_url, config.api_key_env, config.timeout, config.retries)
-        self._endpoint = Endpoint(self._address)
+        self._endpoint = self._reached()
+        self._address = self._endpoint.address
         home = setting.directory and whole_run(setting.directory)
         self._home = home
         self._ledger = Ledger(home, config.budget.requests, config.budget.tokens)
@@ -60,6 +62,12 @@ class OpenAIJudge(ChatJudge[OpenAIConfig]):
         self._top = config.top_logprobs if config.logprobs == "auto" else None
         self._limit = "max_tokens"
         self._told = False
+
+    def _reached(self) -> Endpoint:
+        """The endpoint, to which nothing is sent yet; the package and the key are there."""
+        config = self.config
+        base_url = (config.base_url or OFFICIAL).rstrip("/")
+        return Endpoint(Address(base_url, config.api_key_env, config.timeout, config.retries))
 
     def ask(self, questions: Sequence[Question]) -> list[Answer]:
         keys = [key_of(self._identity(question)) for question in questions]
