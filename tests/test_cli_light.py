@@ -103,7 +103,7 @@ def test_validate_prints_what_a_recipe_stands_for(trimtab, run_file):
             "    rollout: {group: 3}",
             "  # learn-1: sft on stages.sample-1, from smollm2-135m-instruct",
             "  - name: learn-1",
-            "    data: {train: stages.sample-1}",
+            "    data: {train: stages.sample-1, eval_prompts: pairs.jsonl}",
             "    objective: {name: sft}",
         ],
     )
