@@ -23,6 +23,7 @@ from trimtab.objectives.feedback_options import is_ours, option_of
 from trimtab.objectives.feedback_stages import (
     candidates_part,
     check_no_proxy,
+    check_nothing_fitted,
     fitted_with,
     given_of,
     gold,
@@ -105,12 +106,8 @@ class _Stages:
         if learns_from is Rollouts:
             check_no_proxy(around)
             fit = fitted_with(around, config.reward_model)
-        elif "reward_model" in config.model_fields_set:
-            raise OptionError(
-                "reward_model",
-                f"the optimizer {optimizer['name']!r} learns from the pairs, and no reward model "
-                "is fitted: choose one that learns from rollouts, or leave reward_model out",
-            )
+        else:
+            check_nothing_fitted(config, optimizer)
         return cls(config, around, judge_of(around), imitation, optimizer, learns_from, fit)
 
     def parts(self) -> Iterator[Part]:

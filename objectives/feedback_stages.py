@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from trimtab import Around, Batch, Pairs, Part, Ranked, Rollouts
+from trimtab import Around, Batch, Config, Pairs, Part, Ranked, Rollouts
 from trimtab.core.errors import UserError
+from trimtab.core.recipe import OptionError
 from trimtab.core.training import TrainConfig
 from trimtab.objectives.feedback_options import Fitting
 
@@ -47,6 +48,16 @@ def check_no_proxy(around: Around) -> None:
 def fitted_with(around: Around, fitting: Fitting) -> dict[str, Any]:
     """The section ``objective`` of a reward model."""
     return around.objective(fitting.objective, Ranked, option="reward_model.objective")
+
+
+def check_nothing_fitted(config: Config, optimizer: Mapping[str, Any]) -> None:
+    """``OptionError`` for options of a reward model that an optimizer on labels does not have."""
+    if "reward_model" in config.model_fields_set:
+        raise OptionError(
+            "reward_model",
+            f"the optimizer {optimizer['name']!r} learns from the pairs, and no reward model "
+            "is fitted: choose one that learns from rollouts, or leave reward_model out",
+        )
 
 
 def candidates_part(

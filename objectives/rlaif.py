@@ -13,6 +13,7 @@ from trimtab.objectives.feedback_stages import (
     BY_THE_JUDGE,
     candidates_part,
     check_no_proxy,
+    check_nothing_fitted,
     fitted_with,
     gold,
     judge_of,
@@ -88,6 +89,8 @@ class RLAIF(Recipe[RLAIFConfig]):
         config = self.config
         optimizer = around.objective(config.optimizer, Pairs, Labelled, Rollouts)
         learns_from = around.learns_from(optimizer["name"])
+        if learns_from is not Rollouts:
+            check_nothing_fitted(config, optimizer)
         labels = _labels(config, certain=learns_from is Labelled)
         rewards: list[dict[str, Any]] = around.rewards
         judge = judge_of(around)

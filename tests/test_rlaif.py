@@ -217,6 +217,11 @@ def test_expanding_changes_nothing_around():
             "objective.feedback: with feedback: score the judge rates each completion, and "
             "judge.mode is compare: leave judge.mode out, or change the feedback",
         ),
+        (
+            {"reward_model": {"train": {"epochs": 2}}},
+            {},
+            "objective.reward_model: the optimizer 'dpo' learns from the pairs, and no reward",
+        ),
         ({"pairs": "data", "n": 4}, {}, "objective.n: this is of pairs: rollouts, and pairs is"),
         ({"labels": {"by": "reward"}}, {}, "objective.labels.by: AI feedback is labels by judge"),
         (
