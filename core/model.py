@@ -24,6 +24,13 @@ def locate(name: str) -> str:
     return str(Path(name).expanduser()) if name.startswith("~") else name
 
 
+def most_read(config: Any, tokenizer: Any) -> int:
+    """The most tokens that a model reads, by its text config and its tokenizer."""
+    most = int(tokenizer.model_max_length)
+    places: int | None = getattr(config, "max_position_embeddings", None)
+    return min(most, places) if places else most
+
+
 def device() -> torch.device:
     """The GPU of this process, or the CPU."""
     if torch.cuda.is_available():

@@ -25,6 +25,7 @@ from trimtab.core.model import (
     load_tokenizer,
     locate,
     micro_tokens,
+    most_read,
 )
 from trimtab.core.options import LocalPath, PositiveInt
 from trimtab.core.policy import BASE
@@ -113,7 +114,7 @@ class LocalJudge(ChatJudge[LocalConfig]):
         )
         self._stops = stop_ids(self._model.base, self._tokenizer)
         self._encoder = TurnEncoder(self._tokenizer)
-        self._limit = _positions(self._model.base.config.get_text_config(), self._tokenizer)
+        self._limit = most_read(self._model.base.config.get_text_config(), self._tokenizer)
 
     def ask(self, questions: Sequence[Question]) -> list[Answer]:
         self._keep_small()
@@ -254,13 +255,6 @@ def _stream(question: Question) -> int:
     """The number of a question's random stream, by what is asked."""
     turns = [dict(turn) for turn in question.turns]
     return mixed(to_json([turns, question.max_tokens, question.temperature]))
-
-
-def _positions(config: Any, tokenizer: Any) -> int:
-    """The most tokens that a model reads."""
-    most = int(tokenizer.model_max_length)
-    places: int | None = getattr(config, "max_position_embeddings", None)
-    return min(most, places) if places else most
 
 
 @hookimpl

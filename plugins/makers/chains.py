@@ -97,8 +97,9 @@ class Chain:
             "rounds": [each.as_json(counting) for each in self.rounds],
             "final": self.final,
         }
-        draft, *_, final = (*self.scores[:1], *self.scores) or (None, None)
-        found |= {**_scored("draft_", draft, counting), **_scored("final_", final, counting)}
+        scores: list[Score | None] = [*self.scores] or [None]
+        found |= _scored("draft_", scores[0], counting)
+        found |= _scored("final_", scores[-1], counting)
         return {**found, "dropped": self.lost} if self.lost else found
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from trimtab.core.errors import RunError, UserError, suggestion
 from trimtab.core.finished import center_of
 from trimtab.core.memory import within_memory
-from trimtab.core.model import compute_dtype, load_tokenizer, locate
+from trimtab.core.model import compute_dtype, load_tokenizer, locate, most_read
 from trimtab.core.reward import Group, RewardSetting, Score
 
 
@@ -41,7 +41,7 @@ class SequenceClassifier:
         self.center = center_of(Path(locate(name)))
         self.micro_tokens = self.policy.micro_tokens
         self.label = _label(self.model.config, name, label)
-        self.limit = _limit(self.model.config, self.tokenizer)
+        self.limit = most_read(self.model.config, self.tokenizer)
         self.as_sampled = prompted and (
             self.tokenizer.get_vocab() == setting.tokenizer.get_vocab()
             and self.tokenizer.chat_template == setting.tokenizer.chat_template
@@ -170,10 +170,3 @@ def _label(config: Any, name: str, label: str | int | None) -> int:
     if label is not None and not 0 <= label < config.num_labels:
         raise UserError(f"reward_model: {name} has no label {label}. There is {listed}")
     return label or 0
-
-
-def _limit(config: Any, tokenizer: Any) -> int:
-    """The most tokens that it reads."""
-    most = int(tokenizer.model_max_length)
-    places: int | None = getattr(config, "max_position_embeddings", None)
-    return min(most, places) if places else most
